@@ -1,0 +1,106 @@
+"""The command line: compose, observe, plan, show, ask, apply; from arguments to an exit code."""
+
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+from traceback import print_exc
+from types import FrameType
+from typing import Any
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+
+
+def main() -> int:
+    """Run the command line of this process and give its exit code."""
+    arguments = sys.argv[1:]
+    if any(flag in arguments for flag in ("--help", "-h")):
+        from runner.view.help import help_text
+
+        print(help_text((CONF,)), end="")
+        return 0
+    return guarded(arguments)
+
+
+def guarded(arguments: list[str]) -> int:
+    """`run`, with every way it can end translated to what a person and a program understand."""
+    from runner.errors import RunnerError
+    from runner.view.text import Paint, error_text
+
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
+    for caught in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(caught, interrupt)
+    try:
+        return run(arguments)
+    except RunnerError as error:
+        print(error_text(error, Paint(colourful(sys.stderr))), file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except Exception:
+        print_exc()
+        print("This is a bug of the runner. What ran until here is in the run's folder.", file=sys.stderr)
+        return 70
+    except KeyboardInterrupt as interrupted:
+        print("\nInterrupted.", file=sys.stderr)
+        return 128 + (interrupted.args[0] if interrupted.args else signal.SIGINT)
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """A polite kill and a closed terminal stop what Ctrl-C stops."""
+    del frame
+    raise KeyboardInterrupt(number)
+
+
+def run(arguments: list[str]) -> int:
+    """Everything between the arguments and the exit code."""
+    from runner.hydra_flags import parse, serve
+
+    flags = parse(arguments)
+    if flags.is_hydras:
+        return serve(flags, arguments)
+    from runner.freeze import load
+    from runner.view.text import Paint
+
+    settings = load(list(flags.overrides), Path.cwd(), flags.config_dir, program())
+    paint = Paint(colourful(sys.stdout))
+    from runner.plan.plan import Plan
+    from runner.verbs.choose import rules_for
+    from runner.world.transport import Real, answer
+
+    transport = Real()
+    outcome = answer(transport, rules_for(settings))
+    if isinstance(outcome, Plan):
+        from runner.consent import show_or_apply
+
+        return show_or_apply(outcome, settings, transport, paint)
+    show_report(outcome, settings.output, paint)
+    return 0
+
+
+def show_report(report: Any, output: str, paint: Any) -> None:
+    """A report in the form that was asked for."""
+    from runner.view.json import to_json
+    from runner.view.text import report_text
+
+    print(to_json(report.document()) if output == "json" else report_text(report, paint))
+
+
+def program() -> str:
+    """How this program is called here, as the next command has to spell it."""
+    if Path(sys.argv[0]).name == "runner":
+        return "runner"
+    python = shutil.which("python")
+    here = Path(sys.executable)
+    if python and Path(python).resolve() == here.resolve() and Path(python).parent == here.parent:
+        return "python -m runner"
+    shown = here.relative_to(Path.cwd()) if here.is_relative_to(Path.cwd()) else here
+    return f"{shown} -m runner"
+
+
+def colourful(stream: Any) -> bool:
+    """Whether colour would be seen: a terminal, and nobody who said NO_COLOR."""
+    return bool(stream.isatty()) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

@@ -1,0 +1,106 @@
+"""What an executor is: four pure answers about a job's run; nothing here touches the world."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from runner.facts.fact import Fact
+from runner.facts.research_log import RunPaths
+from runner.plan.command import Command, quote, sh
+from runner.plan.plan import Step
+from runner.plan.settings import Job, Value
+
+
+class RunState(StrEnum):
+    """Where a run is in its life."""
+
+    RUNNING = "running"
+    ENDED = "ended"
+    LOST = "lost"  # started, gone, and no exit code: a reboot, the kernel's OOM killer, kill -9
+    ABSENT = "absent"
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """The state of a run, and its exit code once it ended."""
+
+    state: RunState
+    exit_code: int | None = None
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A job on its way to a run: the script as a command from the root, and where it leaves its traces."""
+
+    command: Command
+    paths: RunPaths
+    keeps_log: bool = False  # run.log is a file from before the runner, to be kept
+
+
+class Executor(Protocol):
+    """How a job starts, is watched, is read and is stopped."""
+
+    def submit(self, submission: Submission) -> tuple[Step, ...]:
+        """The steps that start the job and stay until it ended."""
+
+    def state(self, paths: RunPaths) -> Fact[RunStatus]:
+        """The question where the run is."""
+
+    def logs(self, paths: RunPaths, lines: int | None) -> Command:
+        """Show the run's log: its last lines, or all of it until the run ends."""
+
+    def stop(self, paths: RunPaths) -> Step:
+        """End the run: TERM, then KILL for what ignores it."""
+
+
+def job_command(job: Job, script: str) -> Command:
+    """`env … python script --key=value …`; a value reaches the script as it is.
+
+    Python is unbuffered so that the log is as live as the job.
+    """
+    env = [f"{name}={value}" for name, value in job.env if value is not None]
+    words = [word for key, value in job.args for word in argument(key, value)]
+    return sh("env", "PYTHONUNBUFFERED=1", *env, "python", script, *words)
+
+
+def argument(key: str, value: Value) -> tuple[str, ...]:
+    """The words of one argument: `--key=value`, `--key v w` for a list, none for null."""
+    if value is None:
+        return ()
+    if isinstance(value, tuple):
+        return (f"--{key}", *map(spelled, value))
+    return (f"--{key}={spelled(value)}",)
+
+
+def spelled(value: Value) -> str:
+    """A scalar as a script gets it: true and false in lower case, numbers as Python prints them."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def opened(submission: Submission) -> Command:
+    """The run's folder as `$run`, and `run.log` as a link to this run's log.
+
+    A `run.log` that is a file from before moves into the run's folder.
+    """
+    paths = submission.paths
+    named = Command(f"run={quote(str(paths.folder))}") & Command('mkdir -p "$run"')
+    link = sh("ln", "-sfn", f"runs/{paths.folder.name}/log", paths.newest_log)
+    if submission.keeps_log:
+        named = named & Command(f'mv {quote(str(paths.newest_log))} "$run"/run.log.before')
+    return named & link
+
+
+def recorded(command: Command, before: Command) -> Command:
+    """The job, logged, with `pid` while it runs and `exit_code`, written last and at once, when it ended.
+
+    Runs where `$run` is the run's folder. `before` (activating an environment) may fail and is logged
+    too; the job then replaces the shell, so that the exit code and the pid are its own. The trap keeps
+    the outer shell alive through Ctrl-C and TERM to write the code; it is `:` rather than the empty
+    string, which children would inherit. `tee -i` outlives Ctrl-C too, and its own failure (a full
+    disk) never becomes the job's.
+    """
+    job = f"{{ sh -c 'echo $PPID' > \"$run\"/pid; {before.text} && exec {command.text}; }}"
+    return Command(
+        f'(trap : INT TERM HUP; set -o pipefail; {job} 2>&1 | tee -ia "$run"/log; code=${{PIPESTATUS[0]}}; '
+        'echo "$code" > "$run"/exit_code.new && mv "$run"/exit_code.new "$run"/exit_code; exit "$code")'
+    )

@@ -1,0 +1,51 @@
+"""A fact: a question for the world, and a pure reading of the answer."""
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from runner.plan.command import Command
+from runner.plan.plan import Request
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came back: of a process its exit code as the shell tells it, of a request its HTTP `status`.
+
+    `interrupted`: a person asked for its end.
+    A process that a signal ended has exit code 128 + signal, whether it was told as -9 or as 137.
+    """
+
+    exit_code: int
+    stdout: bytes = b""
+    stderr: bytes = b""
+    started_at: float = 0.0
+    seconds: float = 0.0
+    status: int | None = None
+    interrupted: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether it did what it was asked."""
+        return self.exit_code == 0 and (self.status is None or 200 <= self.status < 300)
+
+    @property
+    def signal(self) -> int | None:
+        """The signal behind the exit code, if there was one."""
+        return self.exit_code - 128 if 128 < self.exit_code < 165 else None
+
+
+@dataclass(frozen=True)
+class Fact(Generic[T]):
+    """`read` gets the Result of asking, whatever its exit code, and gives the fact."""
+
+    ask: Command | Request
+    read: Callable[[Result], T]
+
+
+# A verb asks for the facts it needs, one after the other, and returns what it makes of them.
+# It is a generator so that it stays pure: the caller observes, a test answers from a list.
+Asking = Generator[Fact[Any], Any, R]

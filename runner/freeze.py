@@ -1,0 +1,207 @@
+"""From a composed configuration to frozen Settings; a value that cannot be meant is a UsageError."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from runner.compose import GROUPS, Typed, absolute, compose_config, conf_folders
+from runner.config import CHECKOUT, CONF, SHARED_VENV
+from runner.errors import UsageError, choices
+from runner.plan.plan import DIGEST
+from runner.plan.settings import (
+    Data,
+    Instance,
+    Job,
+    Paths,
+    Phase,
+    Remote,
+    Settings,
+    Source,
+    Ssh,
+    Value,
+)
+
+OUTPUTS = ("text", "json", "script")
+
+
+def load(
+    arguments: list[str], cwd: Path, config_dir: Path | None = None, program: str = "python -m runner"
+) -> Settings:
+    """From the overrides of one command line to Settings. `program` is how the runner is called."""
+    config = compose_config(Typed.of(arguments), cwd, config_dir)
+    added = (f"--config-dir={config_dir}",) if config_dir else ()
+    return replace(
+        settings(config, cwd, conf_folders(config_dir), (*arguments, *added)),
+        program=program,
+    )
+
+
+def settings(
+    config: DictConfig, cwd: Path, folders: tuple[Path, ...] = (CONF,), typed: tuple[str, ...] = ()
+) -> Settings:
+    """The frozen form of a composed configuration. UsageError for a value that cannot be meant."""
+    try:
+        plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise UsageError("The configuration cannot be resolved: " + str(error).splitlines()[0]) from error
+    chosen = choice_of(typed)
+    return Settings(
+        action=plain["action"],
+        phase=_phase(plain["phase"], chosen.get("phase", "")),
+        instance=_instance(plain["instance"], chosen.get("instance")),
+        paths=_paths(plain["paths"], cwd, folders),
+        remote=Remote(**plain["remote"]),
+        ssh=_ssh(plain["ssh"], cwd),
+        base_url=plain["cloud"]["base_url"].rstrip("/"),
+        generation=tuple(plain["generation"].items()),
+        batch_size=_at_least_one("batch_size", plain["batch_size"]),
+        machine=plain["machine"],
+        confirm=_confirm(plain["confirm"]),
+        output=_one_of("output", plain["output"], OUTPUTS),
+        command=plain["command"],
+        run=plain["run"],
+        lines=_at_least_one("lines", plain["lines"]),
+        resume=plain["resume"],
+        discard=tuple(plain["discard"]),
+        wait_for_capacity_s=_duration_s(plain["wait_for_capacity"]),
+        budget_usd=plain["budget_usd"],
+        require_preflight=plain["require_preflight"],
+        typed=tuple(t for t in typed if not re.match(r"(confirm|output)=", t)),
+    )
+
+
+def choice_of(typed: tuple[str, ...]) -> dict[str, str]:
+    """The group choices on a command line; a choice made by a phase's YAML is not among them."""
+    pairs = (t.partition("=") for t in typed)
+    return {key: text for key, _, text in pairs if key in GROUPS}
+
+
+def _confirm(text: str) -> str:
+    if text.lower() in ("true", "false"):
+        return text.lower()
+    if not DIGEST.fullmatch(text):
+        raise UsageError(
+            f"confirm={text}: neither false, true nor a plan's digest",
+            "A digest is p and 12 hex digits, as the plan's first line shows it.",
+        )
+    return text
+
+
+def _one_of(key: str, text: str, known: tuple[str, ...]) -> str:
+    if text not in known:
+        raise UsageError(f"{key}={text}: there is no such {key}", *choices(text, known, "Choices"))
+    return text
+
+
+def _at_least_one(key: str, number: int | None) -> int | None:
+    if number is not None and number < 1:
+        raise UsageError(f"{key}={number}: it must be 1 or more")
+    return number
+
+
+def _duration_s(text: str | None) -> float | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", str(text))
+    if not match:
+        raise UsageError(f"wait_for_capacity={text}: a duration such as 90s, 30m or 2h is wanted")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+
+
+def _paths(plain: Mapping[str, str | None], cwd: Path, folders: tuple[Path, ...]) -> Paths:
+    log = absolute(plain["research_log"] or "research-log", CHECKOUT)
+    venv = absolute(plain["venv"], CHECKOUT) if plain["venv"] else log / SHARED_VENV
+    state = absolute(plain["state"] or ".runner", CHECKOUT)
+    return Paths(checkout=CHECKOUT, research_log=log, state=state, venv=venv, cwd=cwd, conf=folders)
+
+
+def _ssh(plain: Mapping[str, Any], cwd: Path) -> Ssh:
+    config = absolute(plain["config"], cwd)
+    return Ssh(
+        config=config,
+        is_default=config == Path.home() / ".ssh/config",
+        port=plain["port"],
+        user=plain["user"],
+        identity=absolute(plain["identity"], cwd) if plain["identity"] else None,
+    )
+
+
+def _instance(plain: Mapping[str, Any], choice: str | None) -> Instance:
+    rest: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
+    rest["packages"] = tuple(plain["packages"].items())
+    rest["overrides"] = tuple((name, tuple(lines)) for name, lines in plain["overrides"].items())
+    name = rest["name"]
+    if not re.fullmatch(r"[A-Za-z0-9_][\w.-]*", name):
+        raise UsageError(f"instance.name={name!r}: letters, digits, '.', '_' and '-' only; ssh uses it")
+    local = "local" if plain["provider"] == "local" else None
+    return Instance(choice=choice or local or (plain["types"] or [name])[0], **rest)
+
+
+def _phase(plain: Mapping[str, Any], choice: str) -> Phase | None:
+    if plain["name"] is None:
+        if choice not in ("", "null"):
+            raise UsageError(f"phase={choice}: its YAML says no phase.name, the folder in the research log")
+        return None
+    name = plain["name"]
+    if "/" in name or name in (".", "..") or "\0" in name or name.startswith("-"):
+        raise UsageError(f"phase.name={name!r} must be the name of a folder in the research log")
+    return Phase(
+        name=name,
+        choice=choice,
+        deps=tuple(plain["deps"]),
+        batch_size=_at_least_one("phase.batch_size", plain["batch_size"]),
+        artifacts=tuple(_below_phase("artifacts", a) for a in plain["artifacts"]),
+        inputs=tuple(plain["inputs"]),
+        data=Data(**plain["data"]) if plain["data"] else None,
+        source=Source(**plain["source"]) if plain["source"] else None,
+        imports=tuple(plain["preflight"]["imports"]),
+        jobs=tuple(_job(name, job) for name, job in plain["jobs"].items()),
+    )
+
+
+def _below_phase(key: str, path: str) -> str:
+    if path.startswith("/") or ".." in Path(path).parts or not path.strip("/."):
+        raise UsageError(f"phase.{key}: {path!r} must be a path inside the phase's folder")
+    return path
+
+
+def _job(name: str, plain: Mapping[str, Any]) -> Job:
+    where = f"phase.jobs.{name}"
+    if not re.fullmatch(r"[A-Za-z]\w*(-\w+)*", name):
+        raise UsageError(f"{where}: a job's name is letters, digits, '_' and '-'")
+    if not plain["entrypoint"]:
+        raise UsageError(f"{where}.entrypoint is missing: the script to run, inside the phase's folder")
+    fold = (plain["fold"] or {}).get("load_key")
+    return Job(
+        name=name,
+        entrypoint=_below_phase(f"jobs.{name}.entrypoint", plain["entrypoint"]),
+        args=tuple((k, _value(f"{where}.args.{k}", v)) for k, v in plain["args"].items()),
+        env=tuple((k, _environment(f"{where}.env.{k}", k, v)) for k, v in plain["env"].items()),
+        fold=None if plain["fold"] is None else tuple(fold or ()),
+    )
+
+
+def _value(key: str, value: Any) -> Value:
+    if isinstance(value, list) and all(isinstance(v, str | int | float) for v in value):
+        return tuple(value)
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise UsageError(f"{key}: a string, a number, true, false, null or a list of those is wanted")
+
+
+def _environment(key: str, name: str, value: Any) -> str | None:
+    if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+        raise UsageError(f"{key}: {name!r} cannot be the name of an environment variable")
+    if isinstance(value, list | dict):
+        raise UsageError(f"{key}: a string, a number, true, false or null is wanted")
+    return None if value is None else spell_value(value)
+
+
+def spell_value(value: str | int | float | bool) -> str:
+    """A scalar as a script gets it: true and false in lower case, numbers as Python prints them."""
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,137 @@
+"""A plan: the steps that will be taken and the facts they rest on, named by a digest."""
+
+import json
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from hashlib import sha256
+from typing import Any
+
+from runner.plan.command import Command, quote
+
+DIGEST = re.compile(r"p[0-9a-f]{12}")
+HERE = "here"
+
+
+class Effect(StrEnum):
+    """What an action does to the world, from nothing to what cannot be undone."""
+
+    READ = "read"
+    CHANGE = "change"
+    PAY = "pay"
+    DESTROY = "destroy"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One HTTP request to the cloud; the key is added by whoever sends it, never here."""
+
+    method: str
+    url: str
+    json: Any = None
+
+    @property
+    def text(self) -> str:
+        """The `curl` line that does the same, reading the key from $LAMBDA_API_KEY by a descriptor."""
+        key = "-H @<(printf 'Authorization: Bearer %s' \"$LAMBDA_API_KEY\")"
+        line = f"curl -fsS -X {self.method} {key} -H 'User-Agent: fractal-runner'"
+        if self.json is not None:
+            line += f" -H 'Content-Type: application/json' --data {quote(json.dumps(self.json))}"
+        return f"{line} {quote(self.url)}"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to do. `reason` tells a person what it is for and is not part of the digest.
+
+    A step that `carries_on` is the job itself: when it fails the steps behind it are still taken
+    (artifacts come home from a failed job too), and its exit code is the plan's.
+    """
+
+    name: str
+    action: Command | Request
+    effect: Effect = Effect.CHANGE
+    on: str = HERE
+    reason: str = ""
+    timeout_s: float | None = None
+    carries_on: bool = False
+    attempt: int | None = None
+
+    @property
+    def command(self) -> str:
+        """What a person could paste to do the same."""
+        return self.action.text
+
+    def document(self) -> dict[str, Any]:
+        """The step as JSON."""
+        doc: dict[str, Any] = {
+            "name": self.name,
+            "effect": self.effect.value,
+            "on": self.on,
+            "command": self.command,
+            "timeout_s": self.timeout_s,
+        }
+        if isinstance(self.action, Request):
+            asked = self.action
+            doc["request"] = {"method": asked.method, "url": asked.url, "json": asked.json}
+        if self.attempt is not None:
+            doc["attempt"] = self.attempt
+        return doc
+
+
+@dataclass(frozen=True)
+class Target:
+    """The machine a plan is for, as a plan names it. `type` is the cloud's, None for this machine."""
+
+    name: str
+    provider: str
+    type: str | None = None
+    usd_per_hour: float = 0.0
+
+    def document(self) -> dict[str, Any]:
+        """The target as JSON."""
+        return {
+            "name": self.name,
+            "provider": self.provider,
+            "type": self.type,
+            "usd_per_hour": self.usd_per_hour,
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done, whole before the first effect.
+
+    `basis` holds the facts the steps rest on (name, value): when one changes, so does the digest.
+    `reason` says why there is nothing to do, or why it is `refused`. `details` (label, text),
+    `notes` and `monitor` are for the reader alone.
+    """
+
+    action: str
+    effect: Effect
+    target: Target
+    steps: tuple[Step, ...]
+    phase: str | None = None
+    basis: tuple[tuple[str, str], ...] = ()
+    run: str | None = None
+    run_folder: str | None = None
+    reason: str | None = None
+    refused: bool = False
+    details: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    monitor: str | None = None
+    artifacts: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """`p` and 12 hex digits: the same for the same configuration and facts, anywhere and always."""
+        named = {
+            "action": self.action,
+            "phase": self.phase,
+            "instance": [self.target.name, self.target.type, self.target.usd_per_hour],
+            "steps": [step.document() for step in self.steps],
+            "basis": self.basis,
+            "run": self.run,
+        }
+        canonical = json.dumps(named, sort_keys=True, separators=(",", ":"))
+        return "p" + sha256(canonical.encode()).hexdigest()[:12]

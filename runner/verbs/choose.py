@@ -1,0 +1,39 @@
+"""Which rules answer an action: those of a verb, or of a job that the phase declares."""
+
+from typing import Any
+
+from runner.errors import UsageError, choices
+from runner.facts.fact import Asking
+from runner.plan.settings import Settings
+from runner.verbs.verb import VERBS, verb_named
+
+
+def rules_for(settings: Settings) -> Asking[Any]:
+    """The generator that asks and then plans. UsageError with the near matches for an unknown action."""
+    if verb := verb_named(settings.action):
+        return verb.ask(settings)
+    if settings.phase and settings.phase.job(settings.action):
+        from runner.verbs.jobs import job
+
+        return job(settings)
+    raise unknown_action(settings)
+
+
+def unknown_action(settings: Settings) -> UsageError:
+    """What could have been meant."""
+    verbs = [verb.name for verb in VERBS]
+    if settings.phase is None:
+        hints = choices(settings.action, verbs, "Verbs")
+        return UsageError(
+            f"action={settings.action}: there is no such verb, and jobs need a phase: phase=NAME", *hints
+        )
+    jobs = [job.name for job in settings.phase.jobs]
+    hints = choices(settings.action, [*jobs, *verbs], "Verbs and jobs")
+    shown = f"Jobs of {settings.phase.name}: {', '.join(jobs) or 'it declares none'}"
+    meant = hints[:-1]
+    return UsageError(
+        f"action={settings.action}: neither a verb nor a job of {settings.phase.name}",
+        *meant,
+        shown,
+        f"Verbs: {', '.join(verbs)}",
+    )

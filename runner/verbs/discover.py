@@ -1,0 +1,101 @@
+"""discover: the phases of the research log, which one is current, and what to type next."""
+
+import shlex
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from runner.errors import UsageError
+from runner.facts.fact import Asking
+from runner.facts.research_log import PhaseFolder, State, phase_folders
+from runner.plan.settings import Settings
+
+
+@dataclass(frozen=True)
+class DiscoveredPhase:
+    """A phase folder and the jobs that conf/phase/ declares for it; `choice` is the file's name."""
+
+    folder: PhaseFolder
+    choice: str | None
+    jobs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """The report of `discover`."""
+
+    current: str | None
+    next: str
+    phases: tuple[DiscoveredPhase, ...]
+
+    def document(self) -> dict[str, Any]:
+        """As runner.discover/1."""
+        return {
+            "format": "runner.discover/1",
+            "current": self.current,
+            "next": self.next,
+            "phases": [
+                {
+                    "name": phase.folder.name,
+                    "number": plain_number(phase.folder.number),
+                    "state": phase.folder.state.value,
+                    "path": str(phase.folder.path),
+                    "jobs": list(phase.jobs),
+                }
+                for phase in self.phases
+            ],
+        }
+
+
+def plain_number(number: Decimal) -> int | float:
+    """11 rather than 11.0, 2.5 as it is."""
+    return int(number) if number == number.to_integral_value() else float(number)
+
+
+def discover(settings: Settings) -> Asking[Discovery]:
+    """Asks nothing: the folders are the truth."""
+    yield from ()
+    log = settings.paths.research_log
+    if not log.is_dir():
+        raise UsageError(
+            f"{log}: there is no such folder, so there are no phases",
+            "Say where the phases are: paths.research_log=DIR",
+        )
+    declared = declared_jobs(settings.paths.conf)
+    phases = tuple(
+        DiscoveredPhase(folder, *declared.get(folder.name, (None, ()))) for folder in phase_folders(log)
+    )
+    current = phases[-1] if phases else None
+    name = current.folder.name if current else None
+    return Discovery(name, what_next(current, settings), phases)
+
+
+def declared_jobs(folders: tuple[Path, ...]) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Phase folder → (its choice, its jobs), from the YAML files; an unreadable one declares nothing."""
+    import yaml
+
+    declared = {}
+    for file in (file for folder in folders for file in sorted((folder / "phase").glob("*.yaml"))):
+        try:
+            phase = yaml.safe_load(file.read_text())["phase"]
+            declared[str(phase["name"])] = (file.stem, tuple(phase.get("jobs") or ()))
+        except (yaml.YAMLError, OSError, KeyError, TypeError, AttributeError, UnicodeDecodeError):
+            continue
+    return declared
+
+
+def what_next(current: DiscoveredPhase | None, settings: Settings) -> str:
+    """The command that the current phase's state asks for."""
+    if current is None:
+        return (
+            f"mkdir -p {shlex.quote(settings.paths.shown(settings.paths.research_log))}/phase1-first-question"
+        )
+    folder = settings.paths.shown(current.folder.path)
+    if current.folder.state is State.EMPTY:
+        return f"${{EDITOR:-vi}} {shlex.quote(folder + '/PLAN.md')}"
+    if not current.jobs:
+        return f"${{EDITOR:-vi}} conf/phase/{current.folder.name.split('-')[0]}.yaml"
+    context = [t for t in settings.typed if t.split("=")[0] in ("paths.research_log", "paths.state")]
+    words = [f"phase={current.choice}", f"action={current.jobs[0]}", *context]
+    return f"{settings.program} {shlex.join(words)}"

@@ -1,0 +1,91 @@
+"""setup: uv and the shared virtual environment with the phase's packages."""
+
+import re
+import sys
+
+from runner.errors import UsageError
+from runner.facts.fact import Asking
+from runner.plan.command import Command, sh
+from runner.plan.plan import HERE, Effect, Plan, Step
+from runner.plan.settings import Phase, Settings
+from runner.verbs.target import target_of
+
+
+def setup(settings: Settings) -> Asking[Plan]:
+    """The environment as the phase's deps ask for it; asks nothing."""
+    yield from ()
+    phase = needed_phase(settings)
+    return Plan(
+        action="setup",
+        effect=Effect.CHANGE,
+        target=target_of(settings),
+        phase=phase.name,
+        steps=(setup_step(settings, phase),),
+        details=(("packages", ", ".join(packages(settings, phase)) or "none"),),
+    )
+
+
+def needed_phase(settings: Settings) -> Phase:
+    """The phase of the settings, or how to name one."""
+    if settings.phase is None:
+        raise UsageError(
+            f"action={settings.action} needs a phase: phase=NAME",
+            "The phases: python -m runner",
+        )
+    return settings.phase
+
+
+def packages(settings: Settings, phase: Phase) -> tuple[str, ...]:
+    """The phase's deps, those that the instance maps replaced by what runs there."""
+    mapped = dict(settings.instance.packages)
+    return tuple(mapped.get(distribution(dep), dep) for dep in phase.deps)
+
+
+def distribution(requirement: str) -> str:
+    """The normalised name of a requirement: `Torch[extra]>=2` → torch."""
+    match = re.match(r"\s*([A-Za-z0-9][\w.-]*)", requirement)
+    return re.sub(r"[-_.]+", "-", match[1]).lower() if match else requirement
+
+
+def setup_step(settings: Settings, phase: Phase) -> Step:
+    """One idempotent command; uv itself finds that nothing is to do, in milliseconds."""
+    num = len(phase.deps)
+    reason = f"shared environment, {num} package{'s' * (num != 1)} (nothing is done where all are there)"
+    return Step("setup", local_setup(settings, phase), on=HERE, reason=reason)
+
+
+def local_setup(settings: Settings, phase: Phase) -> Command:
+    """Make the environment if it is missing, then install in it, with the uv that came with the runner.
+
+    uv itself says in milliseconds whether anything would change, so nothing has to be remembered.
+    """
+    from uv import find_uv_bin
+
+    uv, root, venv = find_uv_bin(), settings.paths.root, settings.paths.venv
+    shown = str(venv.relative_to(root) if venv.is_relative_to(root) else venv)
+    python = settings.instance.python or sys.executable
+    exists = sh("test", "-x", f"{shown}/bin/python")
+    make = sh(uv, "venv", "--quiet", "--python", python, shown)
+    install = sh(uv, "pip", "install", *index_options(settings), *packages(settings, phase))
+    if overrides := overrides_for(settings, phase):
+        lines = sh("printf", r"%s\n", *overrides)
+        install = Command(f"{install.text} --override <({lines.text})")
+    tried = f'install() {{ {install.text} "$@"; }}; case "$(install --dry-run 2>&1)" in'
+    nothing = "*'Would make no changes'*) echo 'nothing to do: all packages are there';;"
+    asked = Command(f"{{ {tried} {nothing} *) install;; esac; }}")
+    made = Command(f"{{ {exists.text} || {make.text}; }}")
+    return (made & asked.in_venv(shown) if phase.deps else made).within(root)
+
+
+def overrides_for(settings: Settings, phase: Phase) -> tuple[str, ...]:
+    """What uv has to override for those of the phase's deps that the instance says so of."""
+    asked = {distribution(dep) for dep in phase.deps}
+    return tuple(line for name, lines in settings.instance.overrides if name in asked for line in lines)
+
+
+def index_options(settings: Settings) -> tuple[str, ...]:
+    """Where builds for this machine come from: a folder of wheels, else the index of the torch backend."""
+    instance = settings.instance
+    if instance.find_links:
+        return ("--find-links", instance.find_links)
+    return ("--torch-backend", instance.torch_backend) if instance.torch_backend else ()

@@ -1,0 +1,99 @@
+"""A job of a phase as one plan: sync, setup, start, follow, backup, those that apply."""
+
+from runner.errors import UsageError, choices
+from runner.executors.base import Submission, argument, job_command
+from runner.facts.fact import Asking
+from runner.facts.research_log import Code, Revision, RunPaths, code_of, next_run, revision_of
+from runner.plan.plan import Effect, Plan
+from runner.plan.settings import Job, Phase, Settings
+from runner.verbs.environment import needed_phase, setup_step
+from runner.verbs.target import executor_of, target_of
+
+
+def job(settings: Settings) -> Asking[Plan]:
+    """The plan that runs the phase's job `settings.action`."""
+    phase = needed_phase(settings)
+    declared = declared_job(settings, phase)
+    log_name = settings.paths.research_log.name
+    folder = f"{log_name}/{phase.name}"
+    code: Code = yield code_of(settings.paths.root, folder, phase.artifacts)
+    revision: Revision = yield revision_of(settings.paths.root, folder)
+    run = next_run(settings.paths.research_log / phase.name, declared.name)
+    paths = RunPaths.of(log_name, phase.name, run)
+    submission = Submission(
+        command=job_command(declared, f"{folder}/{declared.entrypoint}"),
+        paths=paths,
+        keeps_log=is_old_log(settings, paths),
+    )
+    steps = (setup_step(settings, phase), *executor_of(settings).submit(submission))
+    local_folder = settings.paths.root / paths.folder
+    return Plan(
+        action=declared.name,
+        effect=Effect.CHANGE,
+        target=target_of(settings),
+        phase=phase.name,
+        steps=steps,
+        basis=(("machine", settings.alias), ("code", code.digest), ("run", run)),
+        run=run,
+        run_folder=str(local_folder),
+        details=(("values", shown_values(declared)), ("code", shown_code(code, revision))),
+        notes=job_notes(submission),
+        monitor=f"tail -f {settings.paths.shown(local_folder / 'log')}",
+        artifacts=phase.artifacts,
+    )
+
+
+def declared_job(settings: Settings, phase: Phase) -> Job:
+    """The job, with its script in place; else what there is to choose from."""
+    declared = phase.job(settings.action)
+    folder = settings.paths.research_log / phase.name
+    if declared is None:
+        raise UsageError(f"{phase.name} has no job {settings.action}")
+    if not folder.is_dir():
+        raise UsageError(
+            f"{settings.paths.shown(folder)}: there is no such folder, though phase.name says so",
+            "Make it, or say where the phases are: paths.research_log=DIR",
+        )
+    if phase.source is None and not (folder / declared.entrypoint).is_file():
+        scripts = sorted(path.name for path in folder.glob("*.py"))
+        raise UsageError(
+            f"phase.jobs.{declared.name}.entrypoint: {settings.paths.shown(folder / declared.entrypoint)} "
+            "does not exist",
+            *choices(declared.entrypoint, scripts, "Scripts there"),
+        )
+    return declared
+
+
+def is_old_log(settings: Settings, paths: RunPaths) -> bool:
+    """Whether `run.log` is a real file, which a link must not replace."""
+    newest = settings.paths.root / paths.newest_log
+    return newest.exists() and not newest.is_symlink()
+
+
+def job_notes(submission: Submission) -> tuple[str, ...]:
+    """What a reader should know before consenting."""
+    if not submission.keeps_log:
+        return ()
+    kept = submission.paths.folder / "run.log.before"
+    return (f"{submission.paths.newest_log} is a file from before; it is kept as {kept}",)
+
+
+def shown_values(declared: Job) -> str:
+    """`batch_size 32 · epochs 3`."""
+    pairs = [(key, argument(key, value)) for key, value in declared.args]
+    shown = (
+        f"{key} {' '.join(w.removeprefix(f'--{key}').lstrip('=') for w in words)}"
+        for key, words in pairs
+        if words
+    )
+    return " · ".join(shown) or "none"
+
+
+def shown_code(code: Code, revision: Revision) -> str:
+    """`4a1f2c9 + 2 changed files: train.py, PLAN.md`."""
+    num = len(revision.changed)
+    base = revision.commit or f"{len(code.files)} files, {code.digest}"
+    if not num:
+        return base
+    names = ", ".join(revision.changed[:4]) + (", …" if num > 4 else "")
+    return f"{base} + {num} changed file{'s' * (num != 1)}: {names}"

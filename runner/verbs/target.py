@@ -1,0 +1,23 @@
+"""Which machine a plan is for, and which executor runs jobs there."""
+
+from runner.errors import UsageError
+from runner.executors.base import Executor
+from runner.executors.local import Local
+from runner.plan.plan import Target
+from runner.plan.settings import Settings
+
+
+def target_of(settings: Settings) -> Target:
+    """The machine as plans name it."""
+    instance = settings.instance
+    if instance.is_local:
+        return Target(instance.name, instance.provider)
+    first = instance.types[0] if instance.types else None
+    return Target(settings.alias, instance.provider, first, instance.usd_per_hour)
+
+
+def executor_of(settings: Settings) -> Executor:
+    """How jobs run on that machine."""
+    if settings.instance.is_local:
+        return Local(settings.paths.root, settings.paths.venv)
+    raise UsageError("only local so far")

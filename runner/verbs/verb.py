@@ -1,0 +1,42 @@
+"""The verbs: what each is called, what it does to the world, and where its rules are."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from runner.facts.fact import Asking
+from runner.plan.plan import Effect
+from runner.plan.settings import Settings
+
+
+@dataclass(frozen=True)
+class Verb:
+    """`rules` is `module:function` below runner.verbs, imported only when the verb is used."""
+
+    name: str
+    effect: Effect
+    summary: str
+    rules: str
+
+    def ask(self, settings: Settings) -> Asking[Any]:
+        """The verb's questions for these settings, and then its Plan or Report."""
+        module, _, function = self.rules.partition(":")
+        rules: Callable[[Settings], Asking[Any]] = getattr(import_module(f"runner.verbs.{module}"), function)
+        return rules(settings)
+
+
+VERBS = (
+    Verb("discover", Effect.READ, "the phases, their states, and what to type next", "discover:discover"),
+    Verb(
+        "setup",
+        Effect.CHANGE,
+        "uv and the shared virtual environment, with the phase's packages",
+        "environment:setup",
+    ),
+)
+
+
+def verb_named(name: str) -> Verb | None:
+    """The verb of this name."""
+    return next((verb for verb in VERBS if verb.name == name), None)

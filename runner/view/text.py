@@ -1,0 +1,173 @@
+"""Plans and reports for people: aligned, whole commands, colour only where it is asked for."""
+
+import shlex
+from collections.abc import Iterable
+from functools import singledispatch
+from pathlib import Path
+from signal import Signals
+
+from runner.errors import RunnerError
+from runner.facts.research_log import State
+from runner.plan.plan import Effect, Plan, Step
+from runner.plan.result import PlanResult
+from runner.plan.settings import Settings
+from runner.verbs.discover import Discovery
+
+MARKS = {Effect.READ: "?", Effect.CHANGE: "~", Effect.PAY: "$", Effect.DESTROY: "-"}
+SGR = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
+EFFECT_COLOUR = {Effect.READ: "cyan", Effect.CHANGE: "green", Effect.PAY: "yellow", Effect.DESTROY: "red"}
+STATE_COLOUR = {State.COMPLETE: "green", State.ACTIVE: "yellow", State.PENDING: "cyan", State.EMPTY: "dim"}
+
+
+class Paint:
+    """Colours that are there on a terminal and vanish in a pipe."""
+
+    def __init__(self, colour: bool) -> None:
+        self.colour = colour
+
+    def __call__(self, text: str, *styles: str) -> str:
+        """`text` in these styles."""
+        if not self.colour or not styles:
+            return text
+        return f"\033[{';'.join(SGR[style] for style in styles)}m{text}\033[0m"
+
+
+def plan_text(plan: Plan, settings: Settings, paint: Paint) -> str:
+    """The whole plan; its last lines say how to run it, unless that was said, and how to watch it."""
+    lines = [plan_title(plan, paint), f"  machine   {machine_text(plan)}"]
+    lines += [f"  {label:<9} {value}" for label, value in plan.details]
+    lines += [paint(f"  note      {note}", "yellow") for note in plan.notes]
+    for step in plan.steps:
+        lines += ["", *step_lines(step, paint)]
+    return "\n".join([*lines, "", *closing(plan, settings, paint)])
+
+
+def plan_title(plan: Plan, paint: Paint) -> str:
+    """`Plan p3f9a1c0b77de   train · phase12-… · run 0007-train`."""
+    title = " · ".join(part for part in (plan.action, plan.phase, plan.run and f"run {plan.run}") if part)
+    return f"{paint(f'Plan {plan.digest}', 'bold')}   {title}"
+
+
+def machine_text(plan: Plan) -> str:
+    """`lambda · gpu_1x_a100_sxm4 · $1.99/h`, or that it is this machine."""
+    target = plan.target
+    if target.provider == "local":
+        return f"{target.name} · this machine · $0/h"
+    return " · ".join(part for part in (target.name, target.type, f"${target.usd_per_hour:.2f}/h") if part)
+
+
+def step_lines(step: Step, paint: Paint) -> list[str]:
+    """A line for what the step is, then the command whole, so that it can be pasted."""
+    mark = paint(MARKS[step.effect], EFFECT_COLOUR[step.effect], "bold")
+    return [f"{mark} {paint(f'{step.name:<8}', 'bold')} {step.reason}".rstrip(), f"    {step.command}"]
+
+
+def closing(plan: Plan, settings: Settings, paint: Paint) -> list[str]:
+    """Why there is nothing to do, or how to do it."""
+    if plan.refused:
+        return [paint(f"Refused: {plan.reason}", "red"), "Nothing has run."]
+    if not plan.steps:
+        return [f"Nothing to do: {plan.reason}"]
+    monitor = [f"Monitor with: {plan.monitor}"] if plan.monitor else []
+    if settings.confirm != "false":
+        return monitor
+    return ["Nothing has run. To run exactly this:", f"  {consent_line(plan, settings)}", *monitor]
+
+
+def consent_line(plan: Plan, settings: Settings) -> str:
+    """The command line that runs exactly this plan."""
+    return f"{settings.program} {shlex.join([*settings.typed, f'confirm={plan.digest}'])}"
+
+
+@singledispatch
+def report_text(report: object, paint: Paint) -> str:
+    """A report for people."""
+    raise NotImplementedError(type(report), paint)
+
+
+@report_text.register
+def _(report: Discovery, paint: Paint) -> str:
+    if not report.phases:
+        return f"No phases yet. Next:\n  {report.next}"
+    rows = [
+        (p.folder.name, p.folder.state.value, ", ".join(p.jobs) or "-", p.folder.name == report.current)
+        for p in report.phases
+    ]
+    wide = max(len("PHASE"), *(len(row[0]) for row in rows))
+    lines = [paint(f"  {'PHASE':<{wide}}  {'STATE':<8}  JOBS", "bold")]
+    for name, state, jobs, current in rows:
+        shown = paint(f"{state:<8}", STATE_COLOUR[State(state)])
+        lines.append(f"{paint('→', 'bold') if current else ' '} {name:<{wide}}  {shown}  {jobs}")
+    return "\n".join([*lines, "", f"Current: {report.current}. Next:", f"  {report.next}"])
+
+
+def result_text(result: PlanResult, settings: Settings, last_lines: Iterable[bytes], paint: Paint) -> str:
+    """How it went, where everything is, and what to type next."""
+    plan = result.plan
+    name = " · ".join(part for part in (plan.action, plan.phase, plan.run) if part)
+    seconds = sum(step.seconds for step in result.steps)
+    if result.exit_code == 0:
+        lines = [f"{paint('Done:', 'green', 'bold')} {name} in {duration(seconds)}"]
+    else:
+        lines = [
+            f"{paint('Failed:', 'red', 'bold')} {name} after {duration(seconds)}: {how_it_ended(result)}"
+        ]
+        lines += last_lines_text(last_lines)
+    rows = [("log", shown_path(result.log, settings))] if result.log else []
+    rows += [("artifact", shown_path(path, settings)) for path in result.artifacts]
+    rows.append(("next", next_command(result, settings)))
+    return "\n".join([*lines, *(f"  {label:<9} {value}" for label, value in rows)])
+
+
+def how_it_ended(result: PlanResult) -> str:
+    """`the job was killed by SIGKILL, exit code 137`."""
+    failed = next((step for step in result.steps if step.exit_code), None)
+    if result.exit_code == 130:
+        return "stopped by Ctrl-C, exit code 130"
+    who = "the job" if result.plan.run and failed and failed.name in ("start", "follow") else "its step"
+    step = "" if who == "the job" or failed is None else f" {failed.name}"
+    signal_name = signal_named(result.exit_code)
+    if signal_name:
+        return f"{who}{step} was killed by {signal_name}, exit code {result.exit_code}"
+    return f"{who}{step} ended with exit code {result.exit_code}"
+
+
+def signal_named(exit_code: int) -> str | None:
+    """SIGKILL for 137."""
+    try:
+        return Signals(exit_code - 128).name if exit_code > 128 else None
+    except ValueError:
+        return None
+
+
+def last_lines_text(last_lines: Iterable[bytes]) -> list[str]:
+    """The job's last words, indented."""
+    shown = [line.decode(errors="replace") for line in last_lines]
+    return ["  its last lines:", *(f"    {line}" for line in shown)] if shown else []
+
+
+def next_command(result: PlanResult, settings: Settings) -> str:
+    """After success the overview; after a failure the plan again."""
+    if result.exit_code == 0:
+        return settings.program
+    return f"{settings.program} {shlex.join(settings.typed)}"
+
+
+def shown_path(path: str, settings: Settings) -> str:
+    """A path as it would be typed from here."""
+    return settings.paths.shown(Path(path))
+
+
+def duration(seconds: float) -> str:
+    """`3.1 s`, `2 min 5 s`, `3 h 12 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def error_text(error: RunnerError, paint: Paint) -> str:
+    """What happened, then what to type next, a line each."""
+    return "\n".join([f"{paint('error:', 'red', 'bold')} {error.message}", *(f"  {h}" for h in error.hints)])

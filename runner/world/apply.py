@@ -1,0 +1,71 @@
+"""Carries out a plan that was consented to: its very steps, in order, and tells how they went."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from runner.facts.fact import Result
+from runner.plan.plan import Plan, Step
+from runner.plan.result import PlanResult, StepResult
+from runner.world import state
+from runner.world.screen import Screen
+from runner.world.transport import Transport
+
+Tell = Callable[[str], None]
+
+
+def apply(plan: Plan, transport: Transport, screen: Screen, tell: Tell) -> PlanResult:
+    """Take the steps until one fails. The first failure's exit code is the plan's.
+
+    Behind the job itself (a step that carries on) the others are still taken: what a failed job made
+    comes home too. `tell` gets a line for each step, for the person, not for the data.
+    """
+    state.claim_run(plan)
+    done: list[StepResult] = []
+    code, stopped = 0, False
+    for step in plan.steps:
+        tell(f"{step.name} …")
+        result = transport.shell(step, screen, lambda pid: state.record_pid(plan, pid))
+        screen.close()
+        done.append(StepResult(step.name, result.exit_code, result.seconds))
+        tell(outcome(step, result))
+        code = code or (130 if result.interrupted else own_code(step, result))
+        stopped = result.interrupted or (not result.ok and not step.carries_on)
+        if stopped:
+            break
+    finished = PlanResult(plan, code, tuple(done), log_of(plan), present_artifacts(plan))
+    if problem := state.record_result(finished):
+        tell(f"warning: {problem.message}")
+    return finished
+
+
+def own_code(step: Step, result: Result) -> int:
+    """The exit code to report: ssh's own 255 means that the machine was not reached."""
+    return (
+        69
+        if result.exit_code == 255 and not step.carries_on and step.command.startswith("ssh ")
+        else result.exit_code
+    )
+
+
+def outcome(step: Step, result: Result) -> str:
+    """`setup: 3.1 s` or how it failed."""
+    if result.interrupted:
+        return f"{step.name}: stopped after {result.seconds:.1f} s"
+    if result.ok:
+        return f"{step.name}: done in {result.seconds:.1f} s"
+    how = f"killed by signal {result.signal}, " if result.signal else ""
+    return f"{step.name}: failed after {result.seconds:.1f} s ({how}exit code {result.exit_code})"
+
+
+def log_of(plan: Plan) -> str | None:
+    """The run's log here, if there is one."""
+    log = Path(plan.run_folder or "") / "log"
+    return str(log) if plan.run_folder and log.exists() else None
+
+
+def present_artifacts(plan: Plan) -> tuple[str, ...]:
+    """Those of the declared artifacts that are here now, as absolute paths."""
+    if plan.run_folder is None:
+        return ()
+    phase = Path(plan.run_folder).parent.parent
+    return tuple(str(phase / name) for name in plan.artifacts if (phase / name).exists())

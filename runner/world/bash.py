@@ -1,0 +1,101 @@
+"""Runs one step through bash by way of invoke, in constant memory, and knows how to stop it."""
+
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from invoke.context import Context
+from invoke.runners import Local
+
+from runner.world.screen import Screen
+
+BASH = "/bin/bash"
+
+# What each Ctrl-C sends to the job: ask, insist, end.
+ESCALATION = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+
+
+class Bash(Local):
+    """invoke's local runner with three habits of its own.
+
+    Output is handed to the screen as bytes and not kept: invoke joins all it ever read at each read,
+    which is quadratic (invoke 3.0, Runner.respond). Input is closed. A step with a log has a process
+    group of its own, so that Ctrl-C reaches it by us alone and can become stronger.
+    """
+
+    def __init__(self, screen: Screen, has_log: bool, on_start: Callable[[int], None]) -> None:
+        super().__init__(Context())
+        self.screen = screen
+        self.has_log = has_log
+        self.on_start = on_start
+        self.num_interrupts = 0
+
+    def start(self, command: str, shell: str, env: dict[str, Any]) -> None:
+        """`bash -c` with the very text."""
+        shown = None if self.screen.is_terminal else subprocess.PIPE
+        # flushed first: a child that inherits the terminal writes behind what we wrote
+        self.screen.out.flush()
+        self.process = subprocess.Popen(
+            [shell, "-c", command],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL if self.has_log else shown or self.screen.out,
+            stderr=subprocess.PIPE if self.has_log else shown,
+            process_group=0 if self.has_log else None,
+        )
+        self.on_start(self.process.pid)
+
+    def read_proc_stdout(self, num_bytes: int) -> bytes | None:
+        """All of it to the screen; nothing for invoke to keep."""
+        self._drain(self.process.stdout, num_bytes)
+        return None
+
+    def read_proc_stderr(self, num_bytes: int) -> bytes | None:
+        """As stdout."""
+        self._drain(self.process.stderr, num_bytes)
+        return None
+
+    def _drain(self, stream: Any, num_bytes: int) -> None:
+        while stream and (data := os.read(stream.fileno(), num_bytes)):
+            self.screen.write(data)
+
+    def send_interrupt(self, interrupt: BaseException) -> None:
+        """Each Ctrl-C is stronger than the one before; a job that ignores the first gets the next in time."""
+        del interrupt
+        how = ESCALATION[min(self.num_interrupts, len(ESCALATION) - 1)]
+        self.num_interrupts += 1
+        self._signal(how)
+        timer = threading.Timer(10, self._insist)
+        timer.daemon = True
+        timer.start()
+
+    def _insist(self) -> None:
+        if self.process.poll() is None:
+            self.send_interrupt(KeyboardInterrupt())
+
+    def _signal(self, how: signal.Signals) -> None:
+        try:
+            if self.has_log:
+                os.killpg(self.process.pid, how)
+            else:
+                self.process.send_signal(how)
+        except ProcessLookupError:
+            return
+
+
+def run_bash(
+    text: str, screen: Screen, has_log: bool, timeout_s: float | None, on_start: Callable[[int], None]
+) -> tuple[int, bool]:
+    """Run the text; its exit code as a shell tells it (128 + signal), and whether we were interrupted."""
+    from invoke.exceptions import CommandTimedOut
+
+    bash = Bash(screen, has_log, on_start)
+    try:
+        result = bash.run(text, shell=BASH, hide=True, warn=True, in_stream=False, timeout=timeout_s)
+        code = result.exited
+    except CommandTimedOut:
+        code = 124
+    return (code if code >= 0 else 128 - code), bash.num_interrupts > 0

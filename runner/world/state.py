@@ -1,0 +1,69 @@
+"""What is written to disk beside the steps: the folder of a run, its plan, its result."""
+
+import json
+import os
+from pathlib import Path
+
+from runner.errors import Refused, RunnerError, UsageError
+from runner.plan.plan import Plan
+from runner.plan.result import PlanResult
+from runner.view.json import plan_document, to_json
+
+
+def claim_run(plan: Plan) -> None:
+    """Make the run's folder with the plan in it. Refused when somebody was faster: a run starts once."""
+    if plan.run_folder is None:
+        return
+    folder = Path(plan.run_folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir()
+        write_atomically(folder / "plan.json", to_json(plan_document(plan)) + "\n")
+    except FileExistsError as error:
+        raise Refused(
+            f"Run {plan.run} was started by somebody else since the plan was shown",
+            "Show the plan again; it will have the next number.",
+        ) from error
+    except OSError as error:
+        raise UsageError(
+            f"{folder} cannot be written: {error.strerror}", "Nothing has run; no log could be kept."
+        ) from error
+
+
+def record_pid(plan: Plan, pid: int) -> None:
+    """The process group of a job on this machine, for those who want to stop it."""
+    if plan.run_folder:
+        write_atomically(Path(plan.run_folder) / "group", f"{pid}\n")
+
+
+def record_result(result: PlanResult) -> RunnerError | None:
+    """result.json of the run; a full disk here is told, not raised: the job itself is over."""
+    folder = result.plan.run_folder
+    if folder is None:
+        return None
+    try:
+        write_atomically(Path(folder) / "result.json", to_json(result.document()) + "\n")
+    except OSError as error:
+        return RunnerError(f"result.json could not be written: {error.strerror}")
+    return None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """The whole file or none of it, also through a crash."""
+    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    with new.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
+
+
+def run_that_spent(digest: str, phase_folder: Path) -> str | None:
+    """The run of this phase whose plan had this digest."""
+    for file in sorted(phase_folder.glob("runs/*/plan.json")):
+        try:
+            if json.loads(file.read_text()).get("digest") == digest:
+                return file.parent.name
+        except (OSError, ValueError, AttributeError):
+            continue
+    return None
