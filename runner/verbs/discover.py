@@ -87,15 +87,17 @@ def declared_jobs(folders: tuple[Path, ...]) -> dict[str, tuple[str, tuple[str, 
 
 def what_next(current: DiscoveredPhase | None, settings: Settings) -> str:
     """The command that the current phase's state asks for."""
+    log = settings.paths.shown(settings.paths.research_log)
     if current is None:
-        return (
-            f"mkdir -p {shlex.quote(settings.paths.shown(settings.paths.research_log))}/phase1-first-question"
-        )
-    folder = settings.paths.shown(current.folder.path)
-    if current.folder.state is State.EMPTY:
-        return f"${{EDITOR:-vi}} {shlex.quote(folder + '/PLAN.md')}"
+        return shlex.join(["mkdir", "-p", f"{log}/phase1-first-question"])
+    folder, state = current.folder, current.folder.state
+    if state is State.COMPLETE:
+        return shlex.join(["mkdir", f"{log}/phase{int(folder.number) + 1}-next-question"])
+    if state is State.EMPTY:
+        return f"${{EDITOR:-vi}} {shlex.quote(settings.paths.shown(folder.path / 'PLAN.md'))}"
     if not current.jobs:
-        return f"${{EDITOR:-vi}} conf/phase/{current.folder.name.split('-')[0]}.yaml"
-    context = [t for t in settings.typed if t.split("=")[0] in ("paths.research_log", "paths.state")]
+        conf = settings.paths.shown(settings.paths.conf[-1] / "phase")
+        return f"${{EDITOR:-vi}} {shlex.quote(f'{conf}/phase{folder.number}.yaml')}"
+    context = [t for t in settings.typed if t.startswith(("paths.", "--config-dir="))]
     words = [f"phase={current.choice}", f"action={current.jobs[0]}", *context]
     return f"{settings.program} {shlex.join(words)}"
