@@ -5,6 +5,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable
+from shutil import get_terminal_size
 from typing import Any
 
 from invoke.context import Context
@@ -36,6 +37,9 @@ class Bash(Local):
     def start(self, command: str, shell: str, env: dict[str, Any]) -> None:
         """`bash -c` with the very text."""
         shown = None if self.screen.is_terminal else subprocess.PIPE
+        if self.screen.is_terminal:  # for progress bars, which cannot ask a pipe for its width
+            size = get_terminal_size()
+            env = {**env, "COLUMNS": str(size.columns), "LINES": str(size.lines)}
         # flushed first: a child that inherits the terminal writes behind what we wrote
         self.screen.out.flush()
         self.process = subprocess.Popen(
