@@ -50,7 +50,8 @@ def distribution(requirement: str) -> str:
 def setup_step(settings: Settings, phase: Phase) -> Step:
     """One idempotent command; uv itself finds that nothing is to do, in milliseconds."""
     num = len(phase.deps)
-    reason = f"shared environment, {num} package{'s' * (num != 1)} (nothing is done where all are there)"
+    wanted = f", {num} package{'s' * (num != 1)}" if num else ""
+    reason = f"the shared environment{wanted} (nothing is done where all is there)"
     return Step("setup", local_setup(settings, phase), on=HERE, reason=reason)
 
 

@@ -4,6 +4,7 @@ from runner.errors import UsageError, choices
 from runner.executors.base import Submission, argument, job_command
 from runner.facts.fact import Asking
 from runner.facts.research_log import Code, Revision, RunPaths, code_of, next_run, revision_of
+from runner.plan.command import sh
 from runner.plan.plan import Effect, Plan
 from runner.plan.settings import Job, Phase, Settings
 from runner.verbs.environment import needed_phase, setup_step
@@ -38,7 +39,7 @@ def job(settings: Settings) -> Asking[Plan]:
         run_folder=str(local_folder),
         details=(("values", shown_values(declared)), ("code", shown_code(code, revision))),
         notes=job_notes(submission),
-        monitor=f"tail -f {settings.paths.shown(local_folder / 'log')}",
+        monitor=sh("tail", "-f", settings.paths.shown(local_folder / "log")).text,
         artifacts=phase.artifacts,
     )
 
@@ -92,8 +93,13 @@ def shown_values(declared: Job) -> str:
 def shown_code(code: Code, revision: Revision) -> str:
     """`4a1f2c9 + 2 changed files: train.py, PLAN.md`."""
     num = len(revision.changed)
-    base = revision.commit or f"{len(code.files)} files, {code.digest}"
+    base = revision.commit or f"{counted(len(code.files), 'file')}, {code.digest}"
     if not num:
         return base
     names = ", ".join(revision.changed[:4]) + (", …" if num > 4 else "")
-    return f"{base} + {num} changed file{'s' * (num != 1)}: {names}"
+    return f"{base} + {counted(num, 'changed file')}: {names}"
+
+
+def counted(num: int, noun: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{num} {noun}{'s' * (num != 1)}"
