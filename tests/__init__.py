@@ -1,1 +1,1 @@
-"""The tests of the runner: unit/ is pure and fast, integration/ has real processes, golden/ holds text to review."""
+"""The tests: unit/ is pure and fast, integration/ has real processes, golden/ holds text to review."""

@@ -1,4 +1,4 @@
-"""The fixtures: a research log outside the checkout, the runner in this process and in its own, hostile names."""
+"""The fixtures: a research log outside the checkout, the runner in process and out, hostile names."""
 
 import io
 import signal

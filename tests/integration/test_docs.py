@@ -1,8 +1,8 @@
 """The documentation is run: every command in it works as written, every link leads somewhere.
 
-Commands are the `$ ` lines of ```console blocks and whole ```bash blocks. They run in a clone of the checkout, top to
-bottom, a document at a time. `make` targets are checked for being there (running the suite inside itself would not end),
-and what would ask the cloud is checked for being a command that the runner knows.
+Commands are the `$ ` lines of ```console blocks and whole ```bash blocks. They run in a copy of the
+checkout, top to bottom, a document at a time. `make` targets are checked for being there (running the
+suite inside itself would not end), and what would ask the cloud for being a command that is known.
 """
 
 import os
@@ -48,12 +48,12 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(command: str, clone: Path) -> subprocess.CompletedProcess[str]:
-    """As typed in the clone, with the environment active."""
-    env = {**os.environ, "PYTHONPATH": str(clone), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    """As typed in the clone, with the environment active and without a key of the cloud."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = {**os.environ, "PYTHONPATH": str(clone), "PATH": path}
     env.pop("LAMBDA_API_KEY", None)
-    return subprocess.run(
-        ["bash", "-e", "-c", command], cwd=clone, env=env, text=True, capture_output=True, timeout=120, check=False
-    )
+    words = ["bash", "-e", "-c", command]
+    return subprocess.run(words, cwd=clone, env=env, text=True, capture_output=True, timeout=120, check=False)
 
 
 @pytest.mark.parametrize("page", NAMES)
