@@ -14,6 +14,7 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 
 def main() -> int:
     """Run the command line of this process and give its exit code."""
+    sys.dont_write_bytecode = True  # showing a plan writes no file; `make` compiles the runner
     arguments = sys.argv[1:]
     if any(flag in arguments for flag in ("--help", "-h")):
         from runner.view.help import help_text
