@@ -68,22 +68,41 @@ def run(arguments: list[str]) -> int:
 
     settings = load(list(flags.overrides), Path.cwd(), flags.config_dir, program())
     paint = Paint(colourful(sys.stdout))
+    from runner.facts.ledger import LEDGER
     from runner.plan.plan import Plan
     from runner.verbs.choose import rules_for
     from runner.world.transport import Real, answer
 
-    transport = Real()
-    outcome = answer(transport, rules_for(settings))
-    if isinstance(outcome, Plan):
-        from runner.consent import show_or_apply
+    transport = Real(settings.paths.state / LEDGER, settings.time_scale)
+    try:
+        outcome = answer(transport, rules_for(settings))
+        if isinstance(outcome, Plan):
+            from runner.consent import show_or_apply
 
-        return show_or_apply(outcome, settings, transport, paint)
-    show_report(outcome, settings.output, paint)
-    return 0
+            return show_or_apply(outcome, settings, transport, paint)
+        show_report(outcome, settings.output, paint)
+        return int(getattr(outcome, "exit_code", 0))
+    finally:
+        tell_running(settings, transport.now())
+
+
+def tell_running(settings: Any, now: float) -> None:
+    """The last lines of every answer: what is running, and at what price; on stdout unless that is data."""
+    from runner.facts.ledger import LEDGER, read_ledger
+
+    if not (settings.paths.state / LEDGER).exists():
+        return
+    from runner.view.machines import running_lines
+
+    sys.stdout.flush()
+    out = sys.stdout if settings.output == "text" else sys.stderr
+    for line in running_lines(read_ledger(settings.paths.state), now):
+        print(line, file=out)
 
 
 def show_report(report: Any, output: str, paint: Any) -> None:
     """A report in the form that was asked for."""
+    import runner.view.machines  # noqa: F401  registers the reports on rented machines
     from runner.view.json import to_json
     from runner.view.text import report_text
 

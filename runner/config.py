@@ -120,6 +120,7 @@ class CloudConf:
     """The API endpoint."""
 
     base_url: str = "https://cloud.lambda.ai/api/v1"
+    time_scale: float = 1.0
 
 
 @dataclass

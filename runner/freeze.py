@@ -57,7 +57,8 @@ def settings(
         paths=_paths(plain["paths"], cwd, folders),
         remote=Remote(**plain["remote"]),
         ssh=_ssh(plain["ssh"], cwd),
-        base_url=plain["cloud"]["base_url"].rstrip("/"),
+        base_url=_base_url(plain["cloud"]["base_url"]),
+        time_scale=plain["cloud"]["time_scale"],
         generation=tuple(plain["generation"].items()),
         batch_size=_at_least_one("batch_size", plain["batch_size"]),
         machine=plain["machine"],
@@ -90,6 +91,14 @@ def _confirm(text: str) -> str:
             "A digest is p and 12 hex digits, as the plan's first line shows it.",
         )
     return text
+
+
+def _base_url(text: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/?#]+[^\s?#]*", text):
+        raise UsageError(
+            f"cloud.base_url={text}: an address such as https://cloud.lambda.ai/api/v1 is wanted"
+        )
+    return text.rstrip("/")
 
 
 def _one_of(key: str, text: str, known: tuple[str, ...]) -> str:

@@ -46,6 +46,33 @@ class Fact(Generic[T]):
     read: Callable[[Result], T]
 
 
+@dataclass(frozen=True)
+class Pause:
+    """Let `seconds` pass; `line` is the progress that a person sees meanwhile."""
+
+    seconds: float
+    line: str = ""
+
+
+@dataclass(frozen=True)
+class Now:
+    """What the clock says, in seconds since the epoch."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """Put this entry at the end of the ledger, on disk before anything else happens."""
+
+    entry: tuple[tuple[str, Any], ...]
+
+    @staticmethod
+    def of(event: str, **values: Any) -> "Record":
+        """An entry of this kind; the time is added by whoever writes it."""
+        return Record((("event", event), *values.items()))
+
+
+Question = Fact[Any] | Pause | Now | Record
+
 # A verb asks for the facts it needs, one after the other, and returns what it makes of them.
 # It is a generator so that it stays pure: the caller observes, a test answers from a list.
-Asking = Generator[Fact[Any], Any, R]
+Asking = Generator[Question, Any, R]

@@ -139,6 +139,7 @@ class Settings:
     remote: Remote
     ssh: Ssh
     base_url: str
+    time_scale: float = 1.0
     generation: tuple[tuple[str, Value], ...] = ()
     batch_size: int | None = None
     machine: str | None = None

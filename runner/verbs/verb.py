@@ -29,6 +29,18 @@ class Verb:
 VERBS = (
     Verb("discover", Effect.READ, "the phases, their states, and what to type next", "discover:discover"),
     Verb(
+        "available",
+        Effect.READ,
+        "instance types, their price, and where they are free now",
+        "available:available",
+    ),
+    Verb(
+        "status",
+        Effect.READ,
+        "machines, uptime, dollars so far and per hour, runs, idle GPUs",
+        "status:status",
+    ),
+    Verb(
         "setup",
         Effect.CHANGE,
         "uv and the shared virtual environment, with the phase's packages",

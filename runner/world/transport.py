@@ -1,14 +1,16 @@
 """The one door to the world: shell commands, HTTP requests and the clock."""
 
+import re
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TextIO, TypeVar
 
-from runner.errors import Bug
-from runner.facts.fact import Asking, Fact, Result
+from runner.errors import Bug, RunnerError
+from runner.facts.fact import Asking, Fact, Pause, Question, Record, Result
 from runner.plan.command import Command
 from runner.plan.plan import Request, Step
 from runner.world.screen import Screen
@@ -29,12 +31,24 @@ class Transport(Protocol):
     def http(self, request: Request) -> Result:
         """Send a request."""
 
+    def pause(self, seconds: float, line: str) -> None:
+        """Let time pass, and tell a person why."""
+
+    def record(self, entry: dict[str, Any]) -> None:
+        """Keep an entry of the ledger."""
+
     def now(self) -> float:
         """Seconds since the epoch."""
 
 
 class Real:
-    """The real world."""
+    """The real world. All waiting for the cloud takes `time_scale` of its usual time."""
+
+    def __init__(self, ledger: Path | None = None, time_scale: float = 1.0) -> None:
+        self.ledger = ledger
+        self.time_scale = time_scale
+        self._cloud: Any = None
+        self._progress = Progress(sys.stderr)
 
     def ask(self, command: Command) -> Result:
         """Captured whole: for questions whose answers are short."""
@@ -62,12 +76,53 @@ class Real:
         return Result(code, started_at=started, seconds=self.now() - started, interrupted=interrupted)
 
     def http(self, request: Request) -> Result:
-        """Not before the cloud is here."""
-        raise Bug(f"nobody can send {request.method} {request.url} yet")
+        """The request as it is, with the key from the environment; a GET is asked again when it failed."""
+        if self._cloud is None:
+            from runner.world.http import Cloud
+
+            self._cloud = Cloud(self.time_scale)
+        result: Result = self._cloud.send(request)
+        return result
+
+    def pause(self, seconds: float, line: str) -> None:
+        """Sleep, with a line of progress; one that is not new is shown on a terminal only."""
+        self._progress.show(line)
+        time.sleep(seconds * self.time_scale)
+
+    def record(self, entry: dict[str, Any]) -> None:
+        """Onto the ledger, and to the disk."""
+        if self.ledger is None:
+            raise Bug("nobody said where the ledger is")
+        from runner.world.ledger import append
+
+        append(self.ledger, entry | {"at": self.now()})
 
     def now(self) -> float:
         """Seconds since the epoch."""
         return time.time()
+
+
+class Progress:
+    """One line of progress at a time: rewritten on a terminal, elsewhere told when its words change.
+
+    Figures change all the time; without a terminal a line that differs in nothing else is told again
+    only after `quiet_s` seconds.
+    """
+
+    def __init__(self, out: TextIO, quiet_s: float = 60.0) -> None:
+        self.out = out
+        self.quiet_s = quiet_s
+        self._words = ""
+        self._told_at = 0.0
+
+    def show(self, line: str) -> None:
+        """Show this line, or nothing if it says nothing new."""
+        words = re.sub(r"[\d.,]+", "", line)
+        now = time.monotonic()
+        if not line or (words == self._words and now - self._told_at < self.quiet_s):
+            return
+        self._words, self._told_at = words, now
+        print(line, file=self.out, flush=True)
 
 
 class LogEcho:
@@ -116,9 +171,25 @@ def observe(transport: Transport, fact: Fact[T]) -> T:
 def answer(transport: Transport, asking: Asking[R]) -> R:
     """Drive a verb's questions to its Plan or Report."""
     try:
-        fact: Fact[Any] = next(asking)
+        question = next(asking)
         while True:
-            fact = asking.send(observe(transport, fact))
+            try:
+                given = reply(transport, question)
+            except RunnerError as error:
+                question = asking.throw(error)
+            else:
+                question = asking.send(given)
     except StopIteration as done:
         result: R = done.value
         return result
+
+
+def reply(transport: Transport, question: Question) -> Any:
+    """What the world says to one question."""
+    if isinstance(question, Fact):
+        return observe(transport, question)
+    if isinstance(question, Pause):
+        return transport.pause(question.seconds, question.line)
+    if isinstance(question, Record):
+        return transport.record(dict(question.entry))
+    return transport.now()

@@ -1,0 +1,209 @@
+"""The ledger: what we asked of the cloud and what it said, one JSON object a line, never rewritten.
+
+The file is the only memory of rented machines. An entry is written *before* a request that may cost
+money and after its answer, so that whoever reads it later knows what may be running.
+
+event       holds                                              means
+intent      name alias type region usd_per_hour digest         a launch is about to be asked for
+refused     name code                                          this intent certainly came to nothing
+doubt       name why                                           nobody knows; the name has to be looked for
+launched    name id alias type region usd_per_hour             the machine is there
+settled     name                                               nothing of this name was rented
+seen        id name type region usd_per_hour ip state          the list showed this
+gone        id                                                 the list no longer shows it
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+LEDGER = "ledger.jsonl"
+SETTLE_S = 300.0  # after this long without a trace in the list, a doubtful launch did not happen
+
+# `lambda-0003-4f9a1c`: alias, number of the launch, whose runner it is.
+OUR_NAME = re.compile(r"(?P<alias>[A-Za-z0-9_][\w.-]*)-(?P<number>\d{4})-(?P<owner>[0-9a-f]{6})")
+
+Entry = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine that we asked for, or that we saw. `id` is None while only its name is known."""
+
+    name: str
+    alias: str
+    id: str | None = None
+    type: str = "unknown"
+    region: str = "unknown"
+    usd_per_hour: float = 0.0
+    ip: str | None = None
+    state: str = "unknown"
+    since: float = 0.0  # of the launch, or of the first sight of a machine that we did not launch
+    until: float | None = None
+    is_ours: bool = False
+    digest: str | None = None
+    seen_at: float = 0.0
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it may be billed, as far as we know."""
+        return self.until is None
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether it was asked for and nobody knows what came of it."""
+        return self.id is None and self.until is None
+
+    def usd_until(self, now: float) -> float:
+        """What it has cost by then, at the price of its launch."""
+        hours = max(0.0, min(now, self.until or now) - self.since) / 3600
+        return hours * self.usd_per_hour
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """All machines, in the order in which they came up; `num_unreadable` lines were no entries."""
+
+    machines: tuple[Machine, ...] = ()
+    num_unreadable: int = 0
+
+    @property
+    def ours(self) -> tuple[Machine, ...]:
+        """Those that we launched and that may be running."""
+        return tuple(m for m in self.machines if m.is_ours and m.is_alive)
+
+    def by_id(self, instance_id: str) -> Machine | None:
+        """The machine with this id."""
+        return next((m for m in self.machines if m.id == instance_id), None)
+
+    def by_name(self, name: str) -> Machine | None:
+        """The newest machine with this name in the cloud."""
+        return next((m for m in reversed(self.machines) if m.name == name), None)
+
+    def launches(self, alias: str) -> int:
+        """The highest number of a launch under this alias, 0 for none."""
+        numbers = (number_of(m.name, alias) for m in self.machines)
+        return max((n for n in numbers if n), default=0)
+
+    def spent(self, digest: str) -> str | None:
+        """The name of the launch that a plan with this digest made."""
+        return next((m.name for m in self.machines if m.digest == digest), None)
+
+    def usd_this_month(self, now: float) -> float:
+        """What all our machines cost since the first of the month, UTC."""
+        first = datetime.fromtimestamp(now, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+        start = first.timestamp()
+        ours = (m for m in self.machines if m.is_ours and m.id)
+        return sum(m.usd_until(now) - m.usd_until(max(start, m.since)) for m in ours)
+
+
+def read_ledger(state: Path) -> Ledger:
+    """The ledger below `state`; no file is an empty one, and a line that is no entry is counted."""
+    try:
+        lines = (state / LEDGER).read_bytes().splitlines()
+    except OSError:
+        return Ledger()
+    entries = [entry for line in lines if (entry := entry_of(line))]
+    num_blank = sum(not line.strip() for line in lines)
+    return fold(entries, len(lines) - len(entries) - num_blank)
+
+
+def entry_of(line: bytes) -> Entry | None:
+    """One line; None for what a crash or a disk made of it."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(entry, dict) or not isinstance(entry.get("at"), int | float):
+        return None
+    needed = {"intent": "name", "refused": "name", "doubt": "name", "settled": "name"}
+    needed |= {"launched": "id", "seen": "id", "gone": "id"}
+    key = needed.get(str(entry.get("event")))
+    return entry if key and isinstance(entry.get(key), str) else None
+
+
+def fold(entries: Iterable[Entry], num_unreadable: int = 0) -> Ledger:
+    """From what happened to what is."""
+    machines: dict[str, Machine] = {}  # by name until the id is known, then by id
+    for entry in entries:
+        FOLDS[entry["event"]](machines, entry)
+    return Ledger(tuple(machines.values()), num_unreadable)
+
+
+def alias_of(name: str) -> str:
+    """`lambda` for `lambda-0003-4f9a1c`; any other name is its own alias."""
+    match = OUR_NAME.fullmatch(name)
+    return match["alias"] if match else name
+
+
+def number_of(name: str, alias: str) -> int | None:
+    """3 for `lambda-0003-4f9a1c` under the alias `lambda`."""
+    match = OUR_NAME.fullmatch(name)
+    return int(match["number"]) if match and match["alias"] == alias else None
+
+
+def _intent(machines: dict[str, Machine], entry: Entry) -> None:
+    before = machines.get(entry["name"])
+    machine = Machine(entry["name"], str(entry.get("alias") or alias_of(entry["name"])), since=entry["at"])
+    machine = replace(machine, **described(entry), is_ours=True, digest=entry.get("digest"))
+    if before:  # the next attempt of one launch: it may be billed since the first
+        machine = replace(machine, since=before.since)
+    machines[entry["name"]] = machine
+
+
+def _launched(machines: dict[str, Machine], entry: Entry) -> None:
+    name = str(entry.get("name") or "")
+    asked = machines.pop(name, None) or Machine(name, alias_of(name), since=entry["at"])
+    known = machines.get(entry["id"], asked)
+    since = asked.since if asked.id is None else known.since
+    machine = replace(known, id=entry["id"], is_ours=True, since=since, digest=asked.digest)
+    machines[entry["id"]] = replace(machine, **described(entry), state="booting", seen_at=entry["at"])
+
+
+def _nothing_came(machines: dict[str, Machine], entry: Entry) -> None:
+    machine = machines.get(entry["name"])
+    if machine and machine.id is None:
+        machines[entry["name"]] = replace(machine, until=entry["at"], usd_per_hour=0.0)
+
+
+def _doubt(machines: dict[str, Machine], entry: Entry) -> None:
+    """Nothing is known, so nothing changes."""
+    del machines, entry
+
+
+def _seen(machines: dict[str, Machine], entry: Entry) -> None:
+    name = str(entry.get("name") or "")
+    machine = machines.get(entry["id"]) or Machine(name, alias_of(name), entry["id"], since=entry["at"])
+    until = entry["at"] if entry.get("state") == "terminated" else None
+    values = {k: entry[k] for k in ("ip", "state") if k in entry}
+    machines[entry["id"]] = replace(
+        machine, **described(entry), **values, seen_at=entry["at"], until=machine.until or until
+    )
+
+
+def _gone(machines: dict[str, Machine], entry: Entry) -> None:
+    machine = machines.get(entry["id"])
+    if machine and machine.until is None:
+        machines[entry["id"]] = replace(machine, until=entry["at"], state="terminated", ip=None)
+
+
+def described(entry: Entry) -> Entry:
+    """What an entry says of the machine itself."""
+    texts = {k: entry[k] for k in ("type", "region") if isinstance(entry.get(k), str)}
+    price = entry.get("usd_per_hour")
+    return texts | ({"usd_per_hour": float(price)} if isinstance(price, int | float) and price else {})
+
+
+FOLDS = {
+    "intent": _intent,
+    "refused": _nothing_came,
+    "doubt": _doubt,
+    "launched": _launched,
+    "settled": _nothing_came,
+    "seen": _seen,
+    "gone": _gone,
+}

@@ -1,0 +1,198 @@
+"""Which rented machine is meant, what it is called, and what the list says that the ledger does not know."""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+
+from runner.errors import UsageError, choices
+from runner.facts.fact import Asking, Now, Record
+from runner.facts.lambda_cloud import Rented, list_instances
+from runner.facts.ledger import OUR_NAME, SETTLE_S, Ledger, Machine, alias_of, number_of, read_ledger
+from runner.plan.plan import Target
+from runner.plan.settings import Settings
+
+SSH_ALIAS = re.compile(r"[A-Za-z0-9_][\w.-]*")
+LONGEST_ALIAS = 64 - len("-0001-abcdef")  # the cloud's limit for a name
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the cloud lists, beside what we remember, at one moment."""
+
+    ledger: Ledger
+    instances: tuple[Rented, ...]
+    now: float
+    settle_s: float = SETTLE_S
+
+    @property
+    def alive(self) -> tuple[Rented, ...]:
+        """The listed instances that may be billed."""
+        return tuple(i for i in self.instances if i.is_alive)
+
+    def doubtful(self) -> tuple[Machine, ...]:
+        """Launches of ours that may still come up: asked for lately, and not in the list."""
+        names = {i.name for i in self.instances}
+        return tuple(
+            m
+            for m in self.ledger.machines
+            if m.is_doubtful and m.name not in names and self.now - m.since < self.settle_s
+        )
+
+
+def look(settings: Settings) -> Asking[Seen]:
+    """Ask the cloud for its list. Records nothing, so that a plan may be shown on it."""
+    instances = yield list_instances(settings.base_url)
+    now = yield Now()
+    return Seen(read_ledger(settings.paths.state), instances, now, SETTLE_S * settings.time_scale)
+
+
+def look_and_record(settings: Settings) -> Asking[Seen]:
+    """As `look`, and the ledger then knows what the list shows."""
+    seen = yield from look(settings)
+    yield from news(seen, owner(settings))
+    return Seen(read_ledger(settings.paths.state), seen.instances, seen.now, seen.settle_s)
+
+
+def news(seen: Seen, own: str) -> Iterator[Record]:
+    """What the ledger does not know yet: ours that came up, what changed, what is gone."""
+    ledger = seen.ledger
+    for instance in seen.instances:
+        known = ledger.by_id(instance.id)
+        if known is None and is_ours(instance.name, ledger, own):
+            yield launched_record(instance)
+        if known is None or (known.state, known.ip) != (instance.status, instance.ip):
+            yield seen_record(instance)
+    listed = {i.id for i in seen.alive}
+    names = {i.name for i in seen.instances}
+    for machine in ledger.machines:
+        settled = seen.now - machine.since >= seen.settle_s or machine.seen_at > machine.since
+        if machine.id and machine.is_alive and machine.id not in listed and settled:
+            yield Record.of("gone", id=machine.id, name=machine.name)
+        if machine.is_doubtful and machine.name not in names and seen.now - machine.since >= seen.settle_s:
+            yield Record.of("settled", name=machine.name)
+
+
+def launched_record(instance: Rented) -> Record:
+    """The machine is ours and it is there."""
+    return Record.of("launched", **told(instance), alias=alias_of(instance.name))
+
+
+def seen_record(instance: Rented) -> Record:
+    """The list shows it like this."""
+    return Record.of("seen", **told(instance), ip=instance.ip, state=instance.status)
+
+
+def told(instance: Rented) -> dict[str, object]:
+    """What the ledger keeps of any machine."""
+    return {
+        "id": instance.id,
+        "name": instance.name,
+        "type": instance.type,
+        "region": instance.region,
+        "usd_per_hour": instance.usd_per_hour,
+    }
+
+
+def is_ours(name: str, ledger: Ledger, own: str) -> bool:
+    """Whether we launched what has this name: the ledger says so, or the name itself."""
+    match = OUR_NAME.fullmatch(name)
+    return bool(match and (match["owner"] == own or ledger.by_name(name)))
+
+
+def owner(settings: Settings) -> str:
+    """Six hex digits that tell our machines from those of another checkout or another person."""
+    place = f"{os.uname().nodename}\0{settings.paths.state}"
+    return sha256(place.encode(errors="surrogateescape")).hexdigest()[:6]
+
+
+def launch_name(settings: Settings, seen: Seen) -> str:
+    """The name of the next launch: numbered on from all that were ever made or are listed."""
+    alias = launch_alias(settings)
+    listed = (number_of(i.name, alias) or 0 for i in seen.instances)
+    number = max([seen.ledger.launches(alias), *listed]) + 1
+    return f"{alias}-{number:04d}-{owner(settings)}"
+
+
+def launch_alias(settings: Settings) -> str:
+    """The alias of a new machine, checked: ssh and the cloud both have to bear it."""
+    alias = settings.alias
+    if not SSH_ALIAS.fullmatch(alias):
+        raise UsageError(f"machine={alias}: a new name is letters, digits, '.', '_' and '-'; ssh uses it")
+    if OUR_NAME.fullmatch(alias) or len(alias) > LONGEST_ALIAS:
+        raise UsageError(
+            f"machine={alias}: a new name has at most {LONGEST_ALIAS} characters and no number of ours"
+        )
+    return alias
+
+
+def called(instance: Rented, wanted: str) -> bool:
+    """Whether a person who says `wanted` means this instance."""
+    return wanted in (instance.id, instance.name, alias_of(instance.name))
+
+
+def find(settings: Settings, seen: Seen) -> Rented:
+    """The machine that is meant: named by `machine=`, else the recorded one, else the only one of the alias.
+
+    UsageError with the choices when there is none or more than one.
+    """
+    wanted = settings.machine
+    if wanted is not None:
+        found = [i for i in seen.alive if called(i, wanted)]
+        exact = [i for i in found if i.id == wanted]
+        return only(exact or found, settings, seen)
+    ours = {m.id for m in seen.ledger.ours} | {m.name for m in seen.ledger.ours}
+    recorded = [i for i in seen.alive if i.id in ours or i.name in ours]
+    return only(recorded or [i for i in seen.alive if called(i, settings.instance.name)], settings, seen)
+
+
+def only(found: list[Rented], settings: Settings, seen: Seen) -> Rented:
+    """The one there is."""
+    if len(found) == 1:
+        return found[0]
+    listed = tuple(
+        f"  machine={i.id}  {i.name or '(no name)'} · {i.type} · {i.status}" for i in found or seen.alive
+    )
+    if found:
+        raise UsageError("Several machines are meant; name one", *listed)
+    if doubtful := seen.doubtful():
+        raise UsageError(
+            f"{doubtful[0].name} was asked for and is not listed yet: it may come up, and be billed",
+            f"In a minute: {settings.program} action=status",
+        )
+    what = f"machine={settings.machine}" if settings.machine else f"{settings.alias}"
+    near = choices(settings.machine or "", [i.name for i in seen.alive if i.name], "Machines")[:-1]
+    some = (
+        ("These are there:", *listed)
+        if listed
+        else (f"None is rented. To rent one: {settings.program} action=launch",)
+    )
+    raise UsageError(f"{what}: the cloud lists no such machine", *near, *some)
+
+
+def alias_for(settings: Settings, instance: Rented) -> str:
+    """What ssh calls this machine: our alias in its name, else what was typed, else the configured one."""
+    if OUR_NAME.fullmatch(instance.name):
+        return alias_of(instance.name)
+    typed = settings.machine
+    return typed if typed and SSH_ALIAS.fullmatch(typed) else settings.instance.name
+
+
+def target_for(settings: Settings, instance: Rented) -> Target:
+    """The machine as a plan names it."""
+    return Target(
+        alias_for(settings, instance), settings.instance.provider, instance.type, instance.usd_per_hour
+    )
+
+
+def needs_rented(settings: Settings) -> None:
+    """UsageError on `local`, with the instances that can be rented."""
+    if settings.instance.is_local:
+        names = sorted(
+            {f.stem for d in settings.paths.conf for f in (d / "instance").glob("*.yaml")} - {"local"}
+        )
+        raise UsageError(
+            f"action={settings.action} is for rented machines; here instance={settings.instance.choice}",
+            f"Choices: {', '.join(f'instance={name}' for name in names)}",
+        )

@@ -1,0 +1,123 @@
+"""status: every machine of the account, what it does, what it costs; the ledger learns what is new."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from runner.errors import RunnerError
+from runner.facts.fact import Asking
+from runner.facts.lambda_cloud import Filesystem, Rented, list_filesystems
+from runner.facts.ledger import Machine
+from runner.facts.probe import Inside, ask_inside
+from runner.plan.settings import Settings
+from runner.verbs.rented import Seen, alias_for, look_and_record
+
+
+@dataclass(frozen=True)
+class InstanceStatus:
+    """One machine. Uptime and dollars count from its launch, or from when we first saw a stranger's."""
+
+    alias: str
+    instance: Rented
+    is_ours: bool
+    up_s: float
+    usd_so_far: float
+    inside: Inside | None
+
+    def document(self) -> dict[str, Any]:
+        """As JSON; `name` is what ssh and machine= understand."""
+        return {
+            "name": self.alias if self.is_ours else self.instance.name,
+            "id": self.instance.id,
+            "cloud_name": self.instance.name,
+            "type": self.instance.type,
+            "region": self.instance.region,
+            "ip": self.instance.ip,
+            "state": self.instance.status,
+            "ours": self.is_ours,
+            "usd_per_hour": self.instance.usd_per_hour,
+            "up_s": round(self.up_s),
+            "usd_so_far": round(self.usd_so_far, 4),
+            "idle_s": round(self.inside.idle_s) if self.inside else None,
+            "gpu_percent": self.inside.gpu_percent if self.inside else None,
+            "runs": [run.document() for run in self.inside.runs] if self.inside else [],
+        }
+
+
+@dataclass(frozen=True)
+class Status:
+    """All machines, those whose launch nobody answered, and the storage that is billed."""
+
+    instances: tuple[InstanceStatus, ...]
+    doubtful: tuple[Machine, ...]
+    filesystems: tuple[Filesystem, ...]
+    usd_this_month: float
+    warnings: tuple[str, ...]
+    program: str
+
+    @property
+    def usd_per_hour(self) -> float:
+        """What runs now."""
+        return sum(i.instance.usd_per_hour for i in self.instances)
+
+    @property
+    def usd_so_far(self) -> float:
+        """What those that run have cost."""
+        return sum(i.usd_so_far for i in self.instances)
+
+    def document(self) -> dict[str, Any]:
+        """As runner.status/1."""
+        return {
+            "format": "runner.status/1",
+            "instances": [i.document() for i in self.instances],
+            "usd_per_hour": round(self.usd_per_hour, 4),
+            "usd_so_far": round(self.usd_so_far, 4),
+            "usd_this_month": round(self.usd_this_month, 4),
+            "uncertain": [m.name for m in self.doubtful],
+            "filesystems": [
+                {"name": f.name, "region": f.region, "in_use": f.is_in_use, "bytes_used": f.bytes_used}
+                for f in self.filesystems
+            ],
+            "warnings": list(self.warnings),
+        }
+
+
+def status(settings: Settings) -> Asking[Status]:
+    """Ask the cloud, then each machine of ours that has an address."""
+    seen = yield from look_and_record(settings)
+    rows = []
+    for instance in seen.alive:
+        row = yield from status_of(settings, seen, instance)
+        rows.append(row)
+    filesystems: tuple[Filesystem, ...] = ()
+    warnings = ledger_warnings(settings, seen)
+    try:
+        filesystems = yield list_filesystems(settings.base_url)
+    except RunnerError as error:
+        warnings += (f"filesystems are not known: {error.message}",)
+    month = seen.ledger.usd_this_month(seen.now)
+    return Status(tuple(rows), seen.doubtful(), filesystems, month, warnings, settings.program)
+
+
+def status_of(settings: Settings, seen: Seen, instance: Rented) -> Asking[InstanceStatus]:
+    """One row; only machines of ours are asked over ssh."""
+    machine = seen.ledger.by_id(instance.id)
+    is_ours = bool(machine and machine.is_ours)
+    inside = None
+    if is_ours and instance.ip:
+        inside = yield ask_inside(settings, instance)
+    since = machine.since if machine else seen.now
+    dollars = machine.usd_until(seen.now) if machine else 0.0
+    alias = alias_for(settings, instance)
+    return InstanceStatus(alias, instance, is_ours, seen.now - since, dollars, inside)
+
+
+def ledger_warnings(settings: Settings, seen: Seen) -> tuple[str, ...]:
+    """That the ledger was damaged, and what was done about it."""
+    if not seen.ledger.num_unreadable:
+        return ()
+    where = settings.paths.shown(settings.paths.state)
+    num = seen.ledger.num_unreadable
+    return (
+        f"{num} line{'s' * (num != 1)} of {where}/ledger.jsonl cannot be read; the file is kept aside there "
+        "at the next entry, and what runs is taken from the cloud's list",
+    )

@@ -1,0 +1,123 @@
+"""Rented machines for people: what can be had, what runs, what it costs."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from runner.facts.ledger import Ledger, Machine
+from runner.verbs.available import Available
+from runner.verbs.status import InstanceStatus, Status
+from runner.view.text import Paint, duration, report_text
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns as wide as what is in them."""
+    widths = [max(len(row[k]) for row in (head, *rows)) for k in range(len(head))]
+    return [
+        "  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip()
+        for row in (head, *rows)
+    ]
+
+
+@report_text.register
+def _(report: Available, paint: Paint) -> str:
+    head = ("  TYPE", "GPU", "$/h", "FREE NOW IN")
+    rows = [
+        (
+            ("→ " if kind.name in report.preferred else "  ") + kind.name,
+            kind.gpu if kind.num_gpus else "no GPU",
+            f"{kind.usd_per_hour:.2f}"
+            + (" over the ceiling" if is_dear(kind.name, kind.usd_per_hour, report) else ""),
+            ", ".join(kind.regions) or "-",
+        )
+        for kind in report.types
+    ]
+    first, *rest = table(head, rows)
+    lines = [paint(first, "bold")]
+    lines += [
+        line if kind.regions else paint(line, "dim") for line, kind in zip(rest, report.types, strict=True)
+    ]
+    lines += ["", "Prices are the cloud's of this moment; capacity is a hint, not a reservation."]
+    missing = [name for name in report.preferred if name not in {kind.name for kind in report.types}]
+    if missing:
+        lines.append(f"The cloud has no type {', '.join(missing)}.")
+    return "\n".join([*lines, "To rent one:", f"  {report.program} instance=gpu_1x_a10 action=launch"])
+
+
+def is_dear(name: str, usd_per_hour: float, report: Available) -> bool:
+    """Whether a preferred type now costs more than the instance's ceiling."""
+    ceiling = report.max_usd_per_hour
+    return name in report.preferred and ceiling is not None and usd_per_hour > ceiling
+
+
+@report_text.register
+def _(report: Status, paint: Paint) -> str:
+    head = ("NAME", "TYPE", "REGION", "IP", "STATE", "$/h", "UP", "$ SO FAR", "DOING")
+    rows = [status_row(row) for row in report.instances]
+    if rows:
+        first, *rest = table(head, rows)
+        lines = [paint(first, "bold"), *rest]
+    else:
+        lines = ["No machine is rented."]
+    lines += [
+        paint(f"? {m.name}: asked for, not in the list yet; it may still come up, and be billed", "yellow")
+        for m in report.doubtful
+    ]
+    lines += [filesystem_line(f.name, f.region, f.bytes_used) for f in report.filesystems]
+    lines += [paint(f"warning: {warning}", "yellow") for warning in report.warnings]
+    total = f"Together ${report.usd_per_hour:.2f}/h, ${report.usd_so_far:.2f} so far"
+    return "\n".join([*lines, "", f"{total}; our machines this month: ${report.usd_this_month:.2f}."])
+
+
+def status_row(row: InstanceStatus) -> tuple[str, ...]:
+    """One machine's cells."""
+    machine = row.instance
+    name = row.alias if row.is_ours else machine.name or machine.id
+    return (
+        name,
+        machine.type,
+        machine.region,
+        machine.ip or "-",
+        machine.status,
+        f"{machine.usd_per_hour:.2f}",
+        duration(row.up_s) if row.is_ours else f"≥ {duration(row.up_s)}",
+        f"{row.usd_so_far:.2f}" if row.is_ours else f"≥ {row.usd_so_far:.2f}",
+        doing(row),
+    )
+
+
+def doing(row: InstanceStatus) -> str:
+    """`0003-train`, `idle for 2 h 3 min`, or why nobody knows."""
+    if not row.is_ours:
+        return "not ours"
+    if row.instance.status in ("unhealthy", "preempted"):
+        return "of no use, and billed: action=terminate"
+    if row.inside is None:
+        return "does not answer ssh"
+    alive = [run.folder.rpartition("/")[2] for run in row.inside.runs if run.state == "running"]
+    gpu = f", GPU {row.inside.gpu_percent} %" if row.inside.gpu_percent is not None else ""
+    return (", ".join(alive) or f"idle for {duration(row.inside.idle_s)}") + gpu
+
+
+def filesystem_line(name: str, region: str, num_bytes: int | None) -> str:
+    """Storage costs too."""
+    size = f"{num_bytes / 2**30:.1f} GiB" if num_bytes is not None else "of unknown size"
+    return f"filesystem {name} in {region}, {size}: billed until it is deleted"
+
+
+def running_lines(ledger: Ledger, now: float) -> list[str]:
+    """What is running and what it costs, as of our last contact with the cloud; nothing: no lines."""
+    lines = [running_line(m, now) for m in ledger.ours]
+    known = [m for m in ledger.ours if not m.is_doubtful]
+    if len(known) > 1:
+        lines.append(f"Together: ${sum(m.usd_per_hour for m in known):.2f}/h")
+    return lines
+
+
+def running_line(machine: Machine, now: float) -> str:
+    """`Running: lambda · gpu_1x_a10 · us-west-1 · $1.29/h · up 42 min 3 s, $0.90 so far`."""
+    what = f"{machine.alias} · {machine.type} · {machine.region} · ${machine.usd_per_hour:.2f}/h"
+    if machine.is_doubtful:
+        return f"Perhaps running: {machine.name} · {what}; to see: action=status"
+    up = f"up {duration(now - machine.since)}, ${machine.usd_until(now):.2f} so far"
+    seen = datetime.fromtimestamp(machine.seen_at, UTC).strftime("%H:%M UTC")
+    return f"Running: {what} · {up} ({machine.state} at {seen})"

@@ -1,0 +1,73 @@
+"""Writes the ledger: one line at a time, whole and on the disk before anything else happens."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from runner.errors import Refused, UsageError
+from runner.facts.ledger import LEDGER, entry_of
+
+
+def append(file: Path, entry: dict[str, Any]) -> None:
+    """Add one entry. A file with unreadable lines is kept aside first and its entries carried over."""
+    line = json.dumps(entry, ensure_ascii=True).encode() + b"\n"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with locked(file.with_suffix(".lock")):
+            mend(file)
+            with file.open("ab") as out:
+                out.write(line)
+                out.flush()
+                os.fsync(out.fileno())
+    except OSError as error:
+        raise UsageError(
+            f"{file} cannot be written: {error.strerror}",
+            "Without it nobody would know what was rented, so nothing more is asked of the cloud.",
+            "Another place: paths.state=DIR",
+        ) from error
+
+
+def mend(file: Path) -> None:
+    """Give a file whose lines are not all entries a readable successor; the old one stays beside it."""
+    if not file.exists():
+        return
+    data = file.read_bytes()
+    lines = data.splitlines()
+    good = [line for line in lines if entry_of(line)]
+    if len(good) == len([line for line in lines if line.strip()]):
+        if data and not data.endswith(b"\n"):  # a whole entry whose line break was lost
+            with file.open("ab") as out:
+                out.write(b"\n")
+        return
+    aside = next(a for n in range(1, 10_000) if not (a := file.with_name(f"{LEDGER}.corrupt-{n}")).exists())
+    aside.write_bytes(data)
+    new = file.with_name(f".{file.name}.{os.getpid()}.new")
+    new.write_bytes(b"".join(line + b"\n" for line in good))
+    new.replace(file)
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Alone with the file, for a moment; whoever holds the lock and dies lets go of it."""
+    with file.open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def only_launch(state: Path) -> Iterator[None]:
+    """One launch at a time below this folder; Refused for the second."""
+    state.mkdir(parents=True, exist_ok=True)
+    with (state / "launch.lock").open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise Refused(
+                "Another runner is launching a machine right now; nothing was rented by this one",
+                "When it is done: python -m runner action=status",
+            ) from error
+        yield
