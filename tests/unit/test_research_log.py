@@ -1,0 +1,162 @@
+"""The research log: states and order over names in real use, run numbers, and what is code."""
+
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from runner.facts.fact import Result
+from runner.facts.research_log import code_of, next_run, phase_folders, run_names
+
+# What is in a phase's folder → its state. A trailing slash is a folder.
+STATES = {
+    "": "EMPTY",
+    "notes.md": "EMPTY",
+    "train.py": "EMPTY",
+    "runs/": "EMPTY",
+    "PLAN.md": "PENDING",
+    "PLAN_PHASE{n}.md": "PENDING",
+    "PLAN_B.md train.py": "PENDING",
+    "PLANS.md": "EMPTY",
+    "RESULTS.md": "COMPLETE",
+    "RESULTS_PHASE{n}.md": "COMPLETE",
+    "RESULTS_PHASE99.md": "EMPTY",
+    "PLAN.md RESULTS_PHASE99.md": "PENDING",
+    "RESULTS.md runs/0001-train/log PLAN.md": "COMPLETE",
+    "run.log": "ACTIVE",
+    "PLAN.md run.log": "ACTIVE",
+    "PLAN.md runs/0001-train/log": "ACTIVE",
+    "PLAN.md runs/": "PENDING",
+    "checkpoints/": "ACTIVE",
+    "checkpoints_recurrent/": "ACTIVE",
+    "checkpoints_recurrent/step=3.pt": "ACTIVE",
+    "checkpoints.md": "EMPTY",
+    "my_checkpoints/": "EMPTY",
+}
+
+
+def fill(folder: Path, names: str) -> Path:
+    folder.mkdir(parents=True)
+    for name in names.split():
+        path = folder / name
+        if name.endswith("/"):
+            path.mkdir(parents=True)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    return folder
+
+
+@pytest.mark.parametrize("number", ["11", "2.5", "19.5"])
+@pytest.mark.parametrize(("names", "state"), STATES.items())
+def test_the_state_is_read_off_the_files(names: str, state: str, number: str, tmp_path: Path) -> None:
+    fill(tmp_path / f"phase{number}-x", names.format(n=number))
+    assert [phase.state for phase in phase_folders(tmp_path)] == [state]
+
+
+def test_phases_are_in_numeric_order_and_twins_by_name(tmp_path: Path) -> None:
+    names = ["phase19.5-full-critic", "phase2.5-bpe", "phase10-b", "phase2-x", "phase10-a", "phase19-c"]
+    for name in [*names, "archive", "phase", "phaseX-1", "old-phase3"]:
+        (tmp_path / name).mkdir()
+    (tmp_path / "phase99.md").touch()
+    found = phase_folders(tmp_path)
+    assert [phase.name for phase in found] == [
+        *("phase2-x", "phase2.5-bpe", "phase10-a", "phase10-b", "phase19-c", "phase19.5-full-critic")
+    ]
+    assert found[-1].number == Decimal("19.5")
+
+
+def test_a_linked_results_file_and_a_dangling_run_log_count(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "phase1-x", "")
+    (folder / "run.log").symlink_to("runs/0001-train/log")
+    assert phase_folders(tmp_path)[0].state == "ACTIVE"
+
+
+def test_phases_of_any_name_are_found(hostile_dir: Path) -> None:
+    name = "phase7-it's \"x\"; 'echo foo' $(id)\n李明"
+    fill(hostile_dir / name, "PLAN.md")
+    assert [(phase.name, phase.state) for phase in phase_folders(hostile_dir)] == [(name, "PENDING")]
+
+
+def test_run_numbers_count_on_from_the_highest(tmp_path: Path) -> None:
+    assert next_run(tmp_path, "train") == "0001-train"
+    for name in ("0001-train", "0003-generate", "notes", "0002-train"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    assert next_run(tmp_path, "train") == "0004-train"
+    assert run_names(tmp_path) == ("0001-train", "0002-train", "0003-generate")
+    (tmp_path / "runs" / "9999-train").mkdir()
+    assert next_run(tmp_path, "train") == "10000-train"
+    (tmp_path / "runs" / "10000-train").mkdir()
+    assert run_names(tmp_path)[-1] == "10000-train"
+
+
+# ------------------------------------------------------------------------------------ the code
+
+NO_GIT = Result(128)
+
+
+def digest(root: Path, artifacts: tuple[str, ...] = ()) -> str:
+    return code_of(root, "phase1-x", artifacts).read(NO_GIT).digest
+
+
+@pytest.fixture
+def phase(tmp_path: Path) -> Path:
+    folder = fill(tmp_path / "phase1-x", "train.py sub/util.py")
+    (folder / "train.py").write_text("print(1)")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "product",
+    ["runs/0001-train/log", "run.log", ".venv/bin/python", "__pycache__/a.pyc", "sub/__pycache__/a.pyc"],
+)
+def test_what_a_run_makes_is_not_code(product: str, phase: Path) -> None:
+    before = digest(phase.parent)
+    (phase / product).parent.mkdir(parents=True, exist_ok=True)
+    (phase / product).write_text("x")
+    assert digest(phase.parent) == before
+
+
+def test_artifacts_are_not_code(phase: Path) -> None:
+    artifacts = ("checkpoints/", "metrics.jsonl", "a/b.pt")
+    before = digest(phase.parent, artifacts)
+    for name in ("checkpoints/deep/x.pt", "metrics.jsonl", "a/b.pt"):
+        (phase / name).parent.mkdir(parents=True, exist_ok=True)
+        (phase / name).write_text("x")
+    assert digest(phase.parent, artifacts) == before
+    (phase / "checkpoints_other").write_text("x")
+    assert digest(phase.parent, artifacts) != before
+
+
+def test_content_name_and_mode_are_code(phase: Path) -> None:
+    seen = {digest(phase.parent)}
+    (phase / "train.py").write_text("print(2)")
+    seen.add(digest(phase.parent))
+    (phase / "train.py").rename(phase / "train2.py")
+    seen.add(digest(phase.parent))
+    (phase / "train2.py").chmod(0o755)
+    seen.add(digest(phase.parent))
+    (phase / "link").symlink_to("a")
+    seen.add(digest(phase.parent))
+    (phase / "link").unlink()
+    (phase / "link").symlink_to("b")
+    seen.add(digest(phase.parent))
+    assert len(seen) == 6
+
+
+def test_a_file_that_git_lists_and_is_gone_is_left_out(phase: Path) -> None:
+    listed = Result(0, b"phase1-x/train.py\0phase1-x/gone.py\0")
+    assert code_of(phase.parent, "phase1-x", ()).read(listed).files == ("phase1-x/train.py",)
+
+
+def test_names_that_are_not_utf8_are_code(phase: Path) -> None:
+    listed = Result(0, b"phase1-x/\xff\n.py\0")
+    (phase.parent / "phase1-x" / b"\xff\n.py".decode("utf-8", "surrogateescape")).write_text("x")
+    assert len(code_of(phase.parent, "phase1-x", ()).read(listed).files) == 1
+
+
+def test_a_fifo_is_not_waited_for(phase: Path) -> None:
+    import os
+
+    os.mkfifo(phase / "pipe")
+    assert "phase1-x/pipe" not in code_of(phase.parent, "phase1-x", ()).read(NO_GIT).files
