@@ -71,10 +71,8 @@ def home(tmp_path: Path) -> Path:
 def runner(tmp_path: Path, home: Path) -> Runner:
     """`runner(*args, env={…}, cwd=…)`: the runner as a process of its own."""
 
-    def run(
-        *args: str, env: dict[str, str | None] | None = None, cwd: Path = tmp_path, **more: object
-    ) -> Done:
-        return run_runner(*args, cwd=cwd, env=runner_env(home, env), **more)  # type: ignore[arg-type]
+    def run(*args: str, env: dict[str, str | None] | None = None, cwd: Path = tmp_path) -> Done:
+        return run_runner(*args, cwd=cwd, env=runner_env(home, env))
 
     return run
 
