@@ -3,6 +3,7 @@
 import sys
 
 from runner.errors import Refused
+from runner.facts.ledger import read_ledger
 from runner.plan.plan import Plan
 from runner.plan.settings import Settings
 from runner.view.json import plan_document, to_json
@@ -17,7 +18,8 @@ from runner.world.transport import Transport
 def show_or_apply(plan: Plan, settings: Settings, transport: Transport, paint: Paint) -> int:
     """The exit code of showing the plan, of refusing it, or of carrying it out."""
     show(plan, settings, paint)
-    if settings.confirm == "false" or (not plan.steps and not plan.refused):
+    agreed = settings.confirm in ("true", plan.digest)
+    if settings.confirm == "false" or (agreed and not plan.steps and not plan.refused):
         return 0
     check_consent(plan, settings)
     sys.stdout.flush()
@@ -55,8 +57,9 @@ def check_consent(plan: Plan, settings: Settings) -> None:
     spent = None
     if settings.phase:
         spent = run_that_spent(given, settings.paths.research_log / settings.phase.name)
+    spent = spent or read_ledger(settings.paths.state).spent(given)
     why = (
-        f"{given} was spent by run {spent}; a plan runs once"
+        f"{given} was spent by {spent}; a plan runs once"
         if spent
         else f"{given} is no plan that holds now: what was typed, the code or the machine differs from then"
     )

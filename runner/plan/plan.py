@@ -41,11 +41,25 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Offer:
+    """What an attempt would rent. Its price is part of the plan; whether there is one free is not."""
+
+    type: str
+    region: str
+    usd_per_hour: float
+
+    def document(self) -> dict[str, Any]:
+        """The offer as JSON."""
+        return {"type": self.type, "region": self.region, "usd_per_hour": self.usd_per_hour}
+
+
+@dataclass(frozen=True)
 class Step:
     """One thing to do. `reason` tells a person what it is for and is not part of the digest.
 
     A step that `carries_on` is the job itself: when it fails the steps behind it are still taken
     (artifacts come home from a failed job too), and its exit code is the plan's.
+    Of steps with an `attempt` (1, 2, …) the first that succeeds is the last that is taken.
     """
 
     name: str
@@ -56,6 +70,7 @@ class Step:
     timeout_s: float | None = None
     carries_on: bool = False
     attempt: int | None = None
+    offer: Offer | None = None
 
     @property
     def command(self) -> str:
@@ -76,6 +91,8 @@ class Step:
             doc["request"] = {"method": asked.method, "url": asked.url, "json": asked.json}
         if self.attempt is not None:
             doc["attempt"] = self.attempt
+        if self.offer is not None:
+            doc |= self.offer.document()
         return doc
 
 
@@ -104,7 +121,8 @@ class Plan:
 
     `basis` holds the facts the steps rest on (name, value): when one changes, so does the digest.
     `reason` says why there is nothing to do, or why it is `refused`. `details` (label, text),
-    `notes` and `monitor` are for the reader alone.
+    `notes`, `monitor` and `then` (what to type after success) are for the reader alone.
+    For `patience_s` attempts that found nothing free are repeated.
     """
 
     action: str
@@ -121,6 +139,8 @@ class Plan:
     notes: tuple[str, ...] = ()
     monitor: str | None = None
     artifacts: tuple[str, ...] = ()
+    patience_s: float = 0.0
+    then: str | None = None
 
     @property
     def digest(self) -> str:

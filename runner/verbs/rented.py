@@ -13,6 +13,7 @@ from runner.facts.ledger import OUR_NAME, SETTLE_S, Ledger, Machine, alias_of, n
 from runner.plan.plan import Target
 from runner.plan.settings import Settings
 
+DEFAULT_ALIAS = "lambda"
 SSH_ALIAS = re.compile(r"[A-Za-z0-9_][\w.-]*")
 LONGEST_ALIAS = 64 - len("-0001-abcdef")  # the cloud's limit for a name
 
@@ -144,7 +145,12 @@ def find(settings: Settings, seen: Seen) -> Rented:
         return only(exact or found, settings, seen)
     ours = {m.id for m in seen.ledger.ours} | {m.name for m in seen.ledger.ours}
     recorded = [i for i in seen.alive if i.id in ours or i.name in ours]
-    return only(recorded or [i for i in seen.alive if called(i, settings.instance.name)], settings, seen)
+    return only(recorded or [i for i in seen.alive if called(i, configured_alias(settings))], settings, seen)
+
+
+def configured_alias(settings: Settings) -> str:
+    """What a machine is called where nobody named one; `local` is no name for a rented machine."""
+    return DEFAULT_ALIAS if settings.instance.is_local else settings.instance.name
 
 
 def only(found: list[Rented], settings: Settings, seen: Seen) -> Rented:
@@ -161,7 +167,7 @@ def only(found: list[Rented], settings: Settings, seen: Seen) -> Rented:
             f"{doubtful[0].name} was asked for and is not listed yet: it may come up, and be billed",
             f"In a minute: {settings.program} action=status",
         )
-    what = f"machine={settings.machine}" if settings.machine else f"{settings.alias}"
+    what = f"machine={settings.machine}" if settings.machine else configured_alias(settings)
     near = choices(settings.machine or "", [i.name for i in seen.alive if i.name], "Machines")[:-1]
     some = (
         ("These are there:", *listed)
@@ -176,14 +182,15 @@ def alias_for(settings: Settings, instance: Rented) -> str:
     if OUR_NAME.fullmatch(instance.name):
         return alias_of(instance.name)
     typed = settings.machine
-    return typed if typed and SSH_ALIAS.fullmatch(typed) else settings.instance.name
+    if typed and typed != instance.id and SSH_ALIAS.fullmatch(typed):
+        return typed
+    named = typed and instance.name and SSH_ALIAS.fullmatch(instance.name)
+    return instance.name if named else configured_alias(settings)
 
 
 def target_for(settings: Settings, instance: Rented) -> Target:
     """The machine as a plan names it."""
-    return Target(
-        alias_for(settings, instance), settings.instance.provider, instance.type, instance.usd_per_hour
-    )
+    return Target(alias_for(settings, instance), "lambda", instance.type, instance.usd_per_hour)
 
 
 def needs_rented(settings: Settings) -> None:

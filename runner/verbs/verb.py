@@ -34,6 +34,10 @@ VERBS = (
         "instance types, their price, and where they are free now",
         "available:available",
     ),
+    Verb("launch", Effect.PAY, "a new machine under a name of ours", "launch:launch"),
+    Verb("wait", Effect.READ, "blocks until ssh answers and CUDA works", "wait:wait"),
+    Verb("setup-ssh", Effect.CHANGE, "`ssh lambda` works in every terminal", "setup_ssh:setup_ssh"),
+    Verb("up", Effect.PAY, "launch, wait, setup-ssh, in one blocking call", "launch:up"),
     Verb(
         "status",
         Effect.READ,

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from runner.facts.ledger import Ledger, Machine
 from runner.verbs.available import Available
 from runner.verbs.status import InstanceStatus, Status
+from runner.verbs.wait import Waited
 from runner.view.text import Paint, duration, report_text
 
 
@@ -66,6 +67,14 @@ def _(report: Status, paint: Paint) -> str:
     lines += [paint(f"warning: {warning}", "yellow") for warning in report.warnings]
     total = f"Together ${report.usd_per_hour:.2f}/h, ${report.usd_so_far:.2f} so far"
     return "\n".join([*lines, "", f"{total}; our machines this month: ${report.usd_this_month:.2f}."])
+
+
+@report_text.register
+def _(report: Waited, paint: Paint) -> str:
+    machine = report.instance
+    gpu = "CUDA works" if report.cuda else "no GPU was asked for"
+    ready = f"{report.alias} answers at {machine.ip}, {gpu}, after {duration(report.seconds)}"
+    return f"{paint('Ready:', 'green', 'bold')} {ready}. Next:\n  {report.next}"
 
 
 def status_row(row: InstanceStatus) -> tuple[str, ...]:

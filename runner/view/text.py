@@ -149,7 +149,7 @@ def last_lines_text(last_lines: Iterable[bytes]) -> list[str]:
 def next_command(result: PlanResult, settings: Settings) -> str:
     """After success the overview; after a failure the plan again."""
     if result.exit_code == 0:
-        return settings.program
+        return result.plan.then or settings.program
     return f"{settings.program} {shlex.join(settings.typed)}"
 
 

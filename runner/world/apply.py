@@ -4,11 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from runner.facts.fact import Result
-from runner.plan.plan import Plan, Step
+from runner.plan.plan import Plan, Request, Step
 from runner.plan.result import PlanResult, StepResult
+from runner.verbs.launching import Sent, launching, sending
 from runner.world import state
 from runner.world.screen import Screen
-from runner.world.transport import Transport
+from runner.world.transport import Transport, answer
 
 Tell = Callable[[str], None]
 
@@ -23,6 +24,14 @@ def apply(plan: Plan, transport: Transport, screen: Screen, tell: Tell) -> PlanR
     done: list[StepResult] = []
     code, stopped = 0, False
     for step in plan.steps:
+        if isinstance(step.action, Request):
+            if step.attempt in (None, 1):
+                sent = send_attempts(plan, transport, tell) if step.attempt else send(step, transport, tell)
+                done += sent
+                code, stopped = sent[-1].exit_code, sent[-1].exit_code != 0
+            if stopped:
+                break
+            continue
         tell(f"{step.name} …")
         result = transport.shell(step, screen, lambda pid: state.record_pid(plan, pid))
         screen.close()
@@ -36,6 +45,38 @@ def apply(plan: Plan, transport: Transport, screen: Screen, tell: Tell) -> PlanR
     if problem := state.record_result(finished):
         tell(f"warning: {problem.message}")
     return finished
+
+
+def send(step: Step, transport: Transport, tell: Tell) -> list[StepResult]:
+    """One request that can be repeated, seen through to its effect."""
+    tell(f"{step.name} …")
+    sent = answer(transport, sending(step))
+    tell_sent(sent, tell)
+    return [StepResult(step.name, sent.exit_code, sent.seconds)]
+
+
+def send_attempts(plan: Plan, transport: Transport, tell: Tell) -> list[StepResult]:
+    """All attempts of a launch, in order, as one affair: one of them at most rents a machine."""
+    attempts = tuple(step for step in plan.steps if step.attempt is not None)
+    request = attempts[0].action
+    assert isinstance(request, Request)
+    tell(f"launch {request.json['name']} …")
+    with transport.claim(request.json["name"]):
+        launch = answer(transport, launching(attempts, plan.digest, plan.patience_s))
+    for sent in launch.result():
+        tell_sent(sent, tell)
+    return [StepResult(sent.step.name, sent.exit_code, sent.seconds) for sent in launch.result()]
+
+
+def tell_sent(sent: Sent, tell: Tell) -> None:
+    """How a request went, and what to do about it."""
+    where = f" ({sent.step.offer.type} in {sent.step.offer.region})" if sent.step.offer else ""
+    if sent.error is None:
+        tell(f"{sent.step.name}{where}: done in {sent.seconds:.1f} s")
+        return
+    tell(f"{sent.step.name}{where}: {sent.error.message}")
+    for hint in sent.error.hints:
+        tell(f"  {hint}")
 
 
 def own_code(step: Step, result: Result) -> int:

@@ -63,8 +63,8 @@ class Cloud:
             answer = self.client.request(
                 request.method,
                 request.url,
-                json=request.json,
-                headers={"Authorization": f"Bearer {self.key}"},
+                content=None if request.json is None else json.dumps(request.json).encode(),
+                headers=self._headers(request),
                 timeout=max(2.0, timeout_s(request) * self.time_scale),
             )
             body, status, code, said = answer.content, answer.status_code, 0, b""
@@ -74,6 +74,11 @@ class Cloud:
             body, status, said = b"", None, f"{type(error).__name__}: {error}".encode()
             code = next((code for kind, code in CURL_CODES if isinstance(error, kind)), 2)
         return Result(code, self._hide(body), self._hide(said), started, time.time() - started, status)
+
+    def _headers(self, request: Request) -> dict[str, str]:
+        """The key, and what the curl line of the plan says."""
+        kind = {} if request.json is None else {"Content-Type": "application/json"}
+        return {"Authorization": f"Bearer {self.key}", **kind}
 
     def _hide(self, text: bytes) -> bytes:
         """Whatever echoes the key back at us, it goes no further."""

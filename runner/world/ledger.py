@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import Refused, UsageError
-from runner.facts.ledger import LEDGER, entry_of
+from runner.facts.ledger import LEDGER, entry_of, read_ledger
 
 
 def append(file: Path, entry: dict[str, Any]) -> None:
@@ -59,8 +59,8 @@ def locked(file: Path) -> Iterator[None]:
 
 
 @contextmanager
-def only_launch(state: Path) -> Iterator[None]:
-    """One launch at a time below this folder; Refused for the second."""
+def only_launch(state: Path, name: str) -> Iterator[None]:
+    """One launch at a time below this folder, and each name once; Refused otherwise."""
     state.mkdir(parents=True, exist_ok=True)
     with (state / "launch.lock").open("a") as handle:
         try:
@@ -70,4 +70,9 @@ def only_launch(state: Path) -> Iterator[None]:
                 "Another runner is launching a machine right now; nothing was rented by this one",
                 "When it is done: python -m runner action=status",
             ) from error
+        if read_ledger(state).by_name(name):
+            raise Refused(
+                f"{name} was launched by another runner since this plan was made",
+                "Nothing was rented by this one. Show the plan again; it will have another name.",
+            )
         yield

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, TextIO, TypeVar
 
@@ -36,6 +37,9 @@ class Transport(Protocol):
 
     def record(self, entry: dict[str, Any]) -> None:
         """Keep an entry of the ledger."""
+
+    def claim(self, name: str) -> AbstractContextManager[None]:
+        """Alone with the launch of this name; Refused when it is, or was, somebody else's."""
 
     def now(self) -> float:
         """Seconds since the epoch."""
@@ -96,6 +100,14 @@ class Real:
         from runner.world.ledger import append
 
         append(self.ledger, entry | {"at": self.now()})
+
+    def claim(self, name: str) -> AbstractContextManager[None]:
+        """By a lock beside the ledger, and by what the ledger says."""
+        if self.ledger is None:
+            raise Bug("nobody said where the ledger is")
+        from runner.world.ledger import only_launch
+
+        return only_launch(self.ledger.parent, name)
 
     def now(self) -> float:
         """Seconds since the epoch."""

@@ -1,0 +1,182 @@
+"""Our blocks in the user's OpenSSH configuration, as pure edits of its bytes: all else stays as it is.
+
+A block stands at the top, because of two values the first counts; it ends with `Host *`, so that what
+stood first before is again outside of any host.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner.errors import UsageError
+from runner.plan.command import Command, sh
+
+BLOCK = re.compile(
+    rb"^# >>> fractal-runner (?P<alias>\S+)[^\n]*\n(?P<body>(?:(?!# >>> fractal-runner )[^\n]*\n)*?)"
+    rb"# <<< fractal-runner (?P=alias) <<<[^\S\n]*(?:\n|\Z)",
+    re.MULTILINE,
+)
+LONGEST_SOCKET = 90  # of a control socket: the kernel's limit is 108, and ssh adds 17 while it makes one
+
+
+@dataclass(frozen=True)
+class SshFile:
+    """The configuration as it is: its real path behind links, its bytes, its mode; no bytes: no file."""
+
+    path: Path
+    content: bytes | None
+    mode: int = 0o600
+
+
+@dataclass(frozen=True)
+class Edit:
+    """The new content is `block`, and behind it the old content without the `cuts` (from, to)."""
+
+    block: bytes
+    cuts: tuple[tuple[int, int], ...]
+
+    def kept(self, length: int) -> tuple[tuple[int, int], ...]:
+        """The ranges of the old content that stay."""
+        edges = [0, *(edge for cut in self.cuts for edge in cut), length]
+        pairs = zip(edges[::2], edges[1::2], strict=True)
+        return tuple((start, end) for start, end in pairs if start < end)
+
+    def applied(self, old: bytes) -> bytes:
+        """The new content."""
+        return self.block + b"".join(old[start:end] for start, end in self.kept(len(old)))
+
+
+def read_ssh_file(path: Path) -> SshFile:
+    """The file behind the path. UsageError for what cannot be edited."""
+    real = path.resolve()
+    if not real.exists():
+        return SshFile(real, None)
+    if not real.is_file():
+        raise UsageError(f"ssh.config={path} is no file")
+    mode = real.stat().st_mode & 0o7777
+    try:
+        return SshFile(real, real.read_bytes(), mode)
+    except OSError as error:
+        raise UsageError(f"ssh.config={path} cannot be read: {error.strerror}") from error
+
+
+def block_for(
+    aliases: tuple[str, ...],
+    *,
+    ip: str,
+    port: int,
+    user: str,
+    identity: Path | None,
+    host_key_alias: str,
+    known_hosts: Path,
+    socket: Path | None,
+) -> bytes:
+    """The block that makes `ssh <alias>` reach a machine; the first alias names it."""
+    rows = [("HostName", ip), ("Port", str(port)), ("User", user)]
+    if identity:
+        rows += [("IdentityFile", quoted(identity)), ("IdentitiesOnly", "yes")]
+    rows += [
+        ("HostKeyAlias", host_key_alias),
+        ("UserKnownHostsFile", quoted(known_hosts)),
+        ("StrictHostKeyChecking", "accept-new"),
+        ("ConnectTimeout", "10"),
+        ("ServerAliveInterval", "15"),
+        ("ServerAliveCountMax", "4"),
+    ]
+    if socket:
+        rows += [("ControlMaster", "auto"), ("ControlPath", quoted(socket)), ("ControlPersist", "10m")]
+    name = aliases[0]
+    head = f"# >>> fractal-runner {name} (setup-ssh writes this block, terminate removes it) >>>"
+    lines = [head, f"Host {' '.join(aliases)}", *(f"    {key} {value}" for key, value in rows)]
+    return "\n".join([*lines, "Host *", f"# <<< fractal-runner {name} <<<", ""]).encode(
+        errors="surrogateescape"
+    )
+
+
+def quoted(path: Path) -> str:
+    """A path as a value of the configuration. UsageError for what its grammar cannot hold."""
+    text = str(path)
+    if any(mark in text for mark in ('"', "\n", "\r", "\\", "${")):
+        raise UsageError(f"{text!r} cannot be written into an OpenSSH configuration", "Choose another path.")
+    return '"' + text.replace("%", "%%") + '"'
+
+
+def socket_for(folders: tuple[Path, ...], instance_id: str) -> Path | None:
+    """Where connections to this machine are shared; None where every place has too long a name."""
+    paths = (folder / f"cm-{instance_id[:8]}" for folder in folders)
+    return next(
+        (path for path in paths if len(str(path).encode(errors="surrogateescape")) <= LONGEST_SOCKET), None
+    )
+
+
+def with_block(old: bytes, block: bytes, alias: str, host_key_alias: str) -> Edit:
+    """Our block at the top, those that it replaces gone."""
+    return Edit(block, cuts(old, alias, host_key_alias))
+
+
+def without_block(old: bytes, host_key_alias: str) -> Edit:
+    """The machine's blocks gone. A block of the same alias that is for another machine stays."""
+    return Edit(b"", tuple(m.span() for m in BLOCK.finditer(old) if is_for(m, host_key_alias)))
+
+
+def cuts(old: bytes, alias: str, host_key_alias: str) -> tuple[tuple[int, int], ...]:
+    """Where our blocks of this alias or of this machine stand."""
+    return tuple(
+        m.span()
+        for m in BLOCK.finditer(old)
+        if m["alias"].decode(errors="surrogateescape") == alias or is_for(m, host_key_alias)
+    )
+
+
+def is_for(match: re.Match[bytes], host_key_alias: str) -> bool:
+    """Whether a block of ours is for the machine with this host key."""
+    line = rb"^\s*HostKeyAlias\s+" + re.escape(host_key_alias.encode()) + rb"\s*$"
+    return re.search(line, match["body"], re.MULTILINE) is not None
+
+
+def has_own_host(old: bytes, alias: str) -> bool:
+    """Whether the user has a host of this name too, outside of our blocks."""
+    rest = BLOCK.sub(b"", old)
+    lines = re.findall(rb"^[ \t]*host[ \t=]+([^\r\n]*)", rest, re.MULTILINE | re.IGNORECASE)
+    return any(alias.encode() in line.split() for line in lines)
+
+
+def write_command(file: SshFile, edit: Edit) -> Command:
+    """One line of shell that makes the edit, whole or not at all, and only on the file as it was seen."""
+    path = file.path
+    new = f"{sh(path).text}.new.$$"
+    parts = []
+    if edit.block:
+        parts.append(sh("printf", "%s", edit.block.decode(errors="surrogateescape")).text)
+    old = file.content or b""
+    for start, end in edit.kept(len(old)):
+        whole = (start, end) == (0, len(old))
+        part = sh("cat", path) if whole else sh("head", "-c", end, path) | sh("tail", "-c", f"+{start + 1}")
+        parts.append(part.text)
+    body = "; ".join(parts) or ":"
+    same = f'[ "$(cksum < {sh(path).text})" = {sh(cksum(old)).text} ]'
+    asked = Command(same if file.content is not None else f"[ ! -e {sh(path).text} ]")
+    if file.content is None:
+        asked = sh("mkdir", "-p", "-m", "700", path.parent) & asked
+    written = Command(f"(umask 077; {{ {body}; }} > {new})")
+    return asked & written & Command(f"chmod {file.mode:o} {new}") & Command(f"mv -f {new} {sh(path).text}")
+
+
+def cksum(data: bytes) -> str:
+    """What POSIX `cksum` prints: a checksum with polynomial 0x04C11DB7 over the bytes and their number."""
+    crc, length = 0, len(data)
+    tail = length.to_bytes((length.bit_length() + 7) // 8, "little")
+    for byte in (*data, *tail):
+        crc = ((crc << 8) & 0xFFFFFFFF) ^ CRC_TABLE[(crc >> 24) ^ byte]
+    return f"{crc ^ 0xFFFFFFFF} {length}"
+
+
+def crc_row(index: int) -> int:
+    """One entry of the table."""
+    value = index << 24
+    for _ in range(8):
+        value = ((value << 1) ^ (0x04C11DB7 if value & 0x80000000 else 0)) & 0xFFFFFFFF
+    return value
+
+
+CRC_TABLE = tuple(map(crc_row, range(256)))

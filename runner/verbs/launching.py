@@ -1,0 +1,307 @@
+"""How requests that change something are carried out: a lost answer neither loses nor repeats anything.
+
+Each is a generator: it yields what it wants to ask, to record and to wait for, and a test can answer
+with any storm. The one rule: before such a request is sent again, its effect is looked for.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from runner.errors import RunnerError, TryLater, Unreachable
+from runner.facts.cloud_errors import (
+    CAPACITY,
+    DEFINITE_REFUSALS,
+    WRONG_REGION,
+    cloud_error,
+    envelope,
+    retry_after_s,
+)
+from runner.facts.fact import Asking, Fact, Now, Pause, Record, Result
+from runner.facts.lambda_cloud import (
+    Rented,
+    bare_key,
+    launched_id,
+    list_instances,
+    list_ssh_keys,
+    list_types,
+)
+from runner.facts.ledger import alias_of
+from runner.plan.plan import Request, Step
+from runner.verbs.rented import launched_record
+
+NUM_SENDS = 4
+LOOK_AGAIN_S = (1.0, 2.0, 4.0, 8.0, 15.0)  # how a machine may be late in the list
+CAPACITY_POLL_S = 15.0
+GONE_POLL_S = 5.0
+GONE_LIMIT_S = 900.0
+NOT_SENT = 7  # curl's code for a connection that never came about
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What came of one step."""
+
+    step: Step
+    seconds: float
+    error: RunnerError | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0, or the code of the error."""
+        return self.error.exit_code if self.error else 0
+
+
+@dataclass
+class Launch:
+    """One launch under way: the name that all attempts share, and whether one of them went unanswered."""
+
+    base: str
+    name: str
+    digest: str
+    in_doubt: bool = False
+    sent: dict[int, Sent] = field(default_factory=dict)
+    instance_id: str | None = None
+
+    def result(self) -> tuple[Sent, ...]:
+        """The attempts that were made, in order."""
+        return tuple(self.sent[number] for number in sorted(self.sent))
+
+
+def launching(attempts: tuple[Step, ...], digest: str, patience_s: float) -> Asking[Launch]:
+    """Make the attempts until one succeeds; for `patience_s` ask again for those that have nothing free.
+
+    An attempt that the catalogue says has nothing free is not sent (a launch can be asked for every
+    12 seconds only); one that it offers may still be refused: the next one is made.
+    """
+    request = attempts[0].action
+    assert isinstance(request, Request)
+    launch = Launch(request.url.removesuffix("/instance-operations/launch"), request.json["name"], digest)
+    started: float = yield Now()
+    while True:
+        prices = yield from free_now(launch.base)
+        for step in attempts:
+            done = yield from try_offer(launch, step, prices)
+            if done:
+                yield from look_for_twins(launch)
+                return launch
+        waited = (yield Now()) - started
+        if waited >= patience_s:
+            return launch
+        left = min(CAPACITY_POLL_S, patience_s - waited)
+        what = ", ".join(dict.fromkeys(step.offer.type for step in attempts if step.offer))
+        yield Pause(
+            left,
+            f"no {what} is free; waiting {waited / 60:.0f} of {patience_s / 60:.0f} min, up to "
+            f"${max(s.offer.usd_per_hour for s in attempts if s.offer):.2f}/h; nothing is billed meanwhile",
+        )
+
+
+def free_now(base: str) -> Asking[dict[tuple[str, str], float] | None]:
+    """(type, region) → price, of those that the catalogue offers; None when it cannot be had."""
+    try:
+        types = yield list_types(base)
+    except RunnerError:
+        return None
+    return {(kind.name, region): kind.usd_per_hour for kind in types for region in kind.regions}
+
+
+def try_offer(launch: Launch, step: Step, prices: dict[tuple[str, str], float] | None) -> Asking[bool]:
+    """Make one attempt, if its offer stands; True when the launch is over, for good or ill."""
+    offer, number = step.offer, step.attempt
+    assert offer is not None and number is not None
+    price = offer.usd_per_hour if prices is None else prices.get((offer.type, offer.region))
+    if price is None:
+        launch.sent[number] = Sent(step, 0.0, TryLater(f"no {offer.type} is free in {offer.region}"))
+        return False
+    if price > offer.usd_per_hour:
+        dearer = TryLater(f"{offer.type} now costs ${price:.2f}/h, more than the plan said")
+        launch.sent[number] = Sent(step, 0.0, dearer)
+        return False
+    done: bool = yield from attempt(launch, step, number)
+    return done
+
+
+def attempt(launch: Launch, step: Step, number: int) -> Asking[bool]:
+    """Send one attempt; after an answer that leaves a doubt, look for our name before it is sent again."""
+    assert isinstance(step.action, Request) and step.offer is not None
+    offer = step.offer.document()
+    yield Record.of("intent", name=launch.name, alias=alias_of(launch.name), digest=launch.digest, **offer)
+    seconds = 0.0
+    for num_sent in range(1, NUM_SENDS + 1):
+        if launch.in_doubt and (yield from found(launch, step, number, seconds, (0.0,))):
+            return True
+        result: Result = yield Fact(step.action, lambda result: result)
+        seconds += result.seconds
+        instance_id = launched_id(result) if result.ok else None
+        if instance_id:
+            yield launched(launch, step, instance_id)
+            launch.sent[number] = Sent(step, seconds)
+            return True
+        error = cloud_error(step.action, result) or Unreachable("a launch was answered without an id")
+        launch.sent[number] = Sent(step, seconds, error)
+        code = envelope(result).code
+        if code in DEFINITE_REFUSALS:
+            yield from came_to_nothing(launch, code or "")
+            return code not in (CAPACITY, WRONG_REGION)
+        not_done = result.exit_code == NOT_SENT or result.status == 429
+        if not not_done:
+            launch.in_doubt = True
+            yield Record.of("doubt", name=launch.name, why=error.message)
+        if (yield from found(launch, step, number, seconds, (0.0,) if not_done else LOOK_AGAIN_S)):
+            return True
+        if not may_repeat(result) or num_sent == NUM_SENDS:
+            break
+        patience = retry_after_s(result)
+        yield Pause(2.0**num_sent if patience is None else patience + 0.1, f"{error.message}; asking again")
+    yield from came_to_nothing(launch, "unanswered")
+    return True
+
+
+def may_repeat(result: Result) -> bool:
+    """Whether the same request may be answered better in a while."""
+    return result.ok or result.status is None or result.status in (409, 429) or result.status >= 500
+
+
+def came_to_nothing(launch: Launch, code: str) -> Asking[None]:
+    """This intent is over, unless an earlier request of the same name may still bear fruit."""
+    if not launch.in_doubt:
+        yield Record.of("refused", name=launch.name, code=code)
+
+
+def launched(launch: Launch, step: Step, instance_id: str) -> Record:
+    """The id, on disk at once: a secondary request that fails must not lose it."""
+    assert step.offer is not None
+    launch.instance_id = instance_id
+    alias = alias_of(launch.name)
+    return Record.of("launched", id=instance_id, name=launch.name, alias=alias, **step.offer.document())
+
+
+def found(launch: Launch, step: Step, number: int, seconds: float, pauses: tuple[float, ...]) -> Asking[bool]:
+    """Look for our name, after each pause; True ends the launch.
+
+    A list that cannot be had ends it too: nothing is sent blindly.
+    """
+    for pause in pauses:
+        if pause:
+            yield Pause(pause, f"looking for {launch.name}, since the answer to its launch was lost")
+        try:
+            named = yield from ours_in_list(launch)
+        except RunnerError as error:
+            launch.sent[number] = Sent(step, seconds, uncertain(launch, error))
+            return True
+        if named:
+            yield launched_record(named[0])
+            launch.instance_id = named[0].id
+            launch.sent[number] = Sent(step, seconds)
+            return True
+    return False
+
+
+def ours_in_list(launch: Launch) -> Asking[list[Rented]]:
+    """The living machines with our name."""
+    instances: tuple[Rented, ...] = yield list_instances(launch.base)
+    return [i for i in instances if i.name == launch.name and i.is_alive]
+
+
+def look_for_twins(launch: Launch) -> Asking[None]:
+    """After a doubt, whether an earlier request has borne fruit too: both machines are then on record."""
+    if not launch.in_doubt or launch.instance_id is None:
+        return
+    try:
+        named = yield from ours_in_list(launch)
+    except RunnerError:
+        return
+    for machine in named:
+        if machine.id != launch.instance_id:
+            yield launched_record(machine)
+
+
+def uncertain(launch: Launch, error: RunnerError) -> RunnerError:
+    """Nobody knows whether money is being spent."""
+    return Unreachable(
+        f"{launch.name} was asked for, and the cloud's list cannot be had: {error.message}",
+        "It may be running, and be billed. Nothing more is rented until that is known.",
+        "To see: python -m runner action=status",
+    )
+
+
+# ------------------------------------------------------------------------- requests that can be repeated
+
+
+def sending(step: Step) -> Asking[Sent]:
+    """Carry out a request that is no launch: a key is registered, a machine is ended."""
+    assert isinstance(step.action, Request)
+    for suffix, carry_out in CARRIED_OUT.items():
+        if step.action.url.endswith(suffix):
+            sent: Sent = yield from carry_out(step, step.action, step.action.url.removesuffix(suffix))
+            return sent
+    result: Result = yield Fact(step.action, lambda result: result)
+    return Sent(step, result.seconds, cloud_error(step.action, result))
+
+
+def registering(step: Step, request: Request, base: str) -> Asking[Sent]:
+    """Make a key known; after a lost answer it is looked for by what it is, not by what it is called."""
+    sent = Sent(step, 0.0)
+    for num_sent in range(1, NUM_SENDS + 1):
+        result: Result = yield Fact(request, lambda result: result)
+        sent = Sent(step, sent.seconds + result.seconds, cloud_error(request, result))
+        if sent.error is None or not may_repeat(result):
+            break
+        yield Pause(retry_after_s(result) or 2.0**num_sent, f"{sent.error.message}; asking again")
+        try:
+            keys = yield list_ssh_keys(base)
+        except RunnerError as error:
+            return Sent(step, sent.seconds, error)
+        if any(
+            k.name == request.json["name"] and k.public == bare_key(request.json["public_key"]) for k in keys
+        ):
+            return Sent(step, sent.seconds)
+    return sent
+
+
+def ending(step: Step, request: Request, base: str) -> Asking[Sent]:
+    """End a machine: it has ended when the cloud no longer lists it, whatever it answered.
+
+    Ending twice harms nobody, so the request is sent again while the machine is listed as alive.
+    """
+    (wanted,) = request.json["instance_ids"]
+    started: float = yield Now()
+    last: RunnerError | None = None
+    send = True
+    while True:
+        if send:
+            result: Result = yield Fact(request, lambda result: result)
+            last = cloud_error(request, result)
+        try:
+            instances: tuple[Rented, ...] = yield list_instances(base)
+        except RunnerError as error:
+            last, state = error, "unknown"
+        else:
+            listed = next((i for i in instances if i.id == wanted and i.is_alive), None)
+            now: float = yield Now()
+            if listed is None:
+                yield Record.of("gone", id=wanted)
+                return Sent(step, now - started)
+            state = listed.status
+        send = state != "terminating" and last is not None and last.exit_code in (69, 75)
+        now = yield Now()
+        refused = last is not None and state not in ("terminating", "unknown") and not send
+        if refused or now - started > GONE_LIMIT_S:
+            return Sent(step, now - started, still_there(wanted, state, last))
+        yield Pause(GONE_POLL_S, f"the machine is {state}; it is billed until the cloud no longer lists it")
+
+
+def still_there(instance_id: str, state: str, last: RunnerError | None) -> RunnerError:
+    """The machine was not seen to end."""
+    said = f": {last.message}" if last else ""
+    return Unreachable(
+        f"{instance_id} is {state} and is still listed{said}",
+        "It is billed until the cloud no longer lists it.",
+        "Again: the same command; or in the cloud's console: https://cloud.lambda.ai/instances",
+    )
+
+
+CARRIED_OUT: dict[str, Callable[[Step, Request, str], Asking[Sent]]] = {
+    "/ssh-keys": registering,
+    "/instance-operations/terminate": ending,
+}
