@@ -1,31 +1,14 @@
 """What an executor is: four pure answers about a job's run; nothing here touches the world."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Protocol
 
 from runner.facts.fact import Fact
 from runner.facts.research_log import RunPaths
+from runner.facts.run import RunStatus
 from runner.plan.command import Command, quote, sh
 from runner.plan.plan import Step
 from runner.plan.settings import Job, Value
-
-
-class RunState(StrEnum):
-    """Where a run is in its life."""
-
-    RUNNING = "running"
-    ENDED = "ended"
-    LOST = "lost"  # started, gone, and no exit code: a reboot, the kernel's OOM killer, kill -9
-    ABSENT = "absent"
-
-
-@dataclass(frozen=True)
-class RunStatus:
-    """The state of a run, and its exit code once it ended."""
-
-    state: RunState
-    exit_code: int | None = None
 
 
 @dataclass(frozen=True)
@@ -35,6 +18,10 @@ class Submission:
     command: Command
     paths: RunPaths
     keeps_log: bool = False  # run.log is a file from before the runner, to be kept
+    code: str = ""  # the digest of the phase's code
+    secrets: tuple[str, ...] = ()  # variables of the caller that the job gets by name
+    artifacts: tuple[str, ...] = ()  # what has to come home
+    is_adhoc: bool = False  # a command of the person: it runs also where there is no environment yet
 
 
 class Executor(Protocol):

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from runner.executors.base import RunState, RunStatus, Submission, opened, recorded
+from runner.executors.base import Submission, opened, recorded
 from runner.facts.fact import Fact, Result
 from runner.facts.research_log import RunPaths
+from runner.facts.run import RunState, RunStatus
 from runner.plan.command import Command, sh
 from runner.plan.plan import Step
 

@@ -205,6 +205,8 @@ def content_digest(path: Path) -> str:
 def is_product(name: str, artifacts: tuple[str, ...]) -> bool:
     """Whether a file (relative to the phase) is something a run made rather than code."""
     parts = PurePosixPath(name).parts
+    if not parts:
+        return False  # the folder itself, as git names a clone
     if parts[0] in ("runs", "run.log", ".venv") or "__pycache__" in parts:
         return True
     return any(PurePosixPath(name).is_relative_to(artifact.rstrip("/")) for artifact in artifacts)

@@ -52,7 +52,11 @@ def setup_step(settings: Settings, phase: Phase) -> Step:
     num = len(phase.deps)
     wanted = f", {num} package{'s' * (num != 1)}" if num else ""
     reason = f"the shared environment{wanted} (nothing is done where all is there)"
-    return Step("setup", local_setup(settings, phase), on=HERE, reason=reason)
+    if settings.instance.is_local:
+        return Step("setup", local_setup(settings, phase), on=HERE, reason=reason)
+    from runner.verbs.remote_environment import remote_setup
+
+    return Step("setup", remote_setup(settings, phase), on=settings.alias, reason=reason)
 
 
 def local_setup(settings: Settings, phase: Phase) -> Command:

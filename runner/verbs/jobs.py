@@ -1,11 +1,13 @@
 """A job of a phase as one plan: sync, setup, start, follow, backup, those that apply."""
 
+from dataclasses import replace
+
 from runner.errors import UsageError, choices
 from runner.executors.base import Submission, argument, job_command
 from runner.facts.fact import Asking
 from runner.facts.research_log import Code, Revision, RunPaths, code_of, next_run, revision_of
 from runner.plan.command import sh
-from runner.plan.plan import Effect, Plan
+from runner.plan.plan import Effect, Plan, Step
 from runner.plan.settings import Job, Phase, Settings
 from runner.verbs.environment import needed_phase, setup_step
 from runner.verbs.target import executor_of, target_of
@@ -26,7 +28,13 @@ def job(settings: Settings) -> Asking[Plan]:
         paths=paths,
         keeps_log=is_old_log(settings, paths),
     )
-    steps = (setup_step(settings, phase), *executor_of(settings).submit(submission))
+    submission = replace(
+        submission,
+        code=code.digest,
+        secrets=tuple(name for name, value in declared.env if value is None),
+        artifacts=phase.artifacts,
+    )
+    steps = job_steps(settings, phase, code, submission)
     local_folder = settings.paths.root / paths.folder
     return Plan(
         action=declared.name,
@@ -42,6 +50,17 @@ def job(settings: Settings) -> Asking[Plan]:
         monitor=sh("tail", "-f", settings.paths.shown(local_folder / "log")).text,
         artifacts=phase.artifacts,
     )
+
+
+def job_steps(settings: Settings, phase: Phase, code: Code, submission: Submission) -> tuple[Step, ...]:
+    """The environment and the job; for a machine also its code before, and its artifacts behind."""
+    steps = (setup_step(settings, phase), *executor_of(settings).submit(submission))
+    if settings.instance.is_local:
+        return steps
+    from runner.verbs.artifacts import backup_step, sync_step
+
+    home = (backup_step(settings, phase),) if phase.artifacts else ()
+    return (sync_step(settings, phase, code), *steps, *home)
 
 
 def declared_job(settings: Settings, phase: Phase) -> Job:

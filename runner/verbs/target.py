@@ -1,6 +1,5 @@
 """Which machine a plan is for, and which executor runs jobs there."""
 
-from runner.errors import UsageError
 from runner.executors.base import Executor
 from runner.executors.local import Local
 from runner.plan.plan import Target
@@ -20,4 +19,8 @@ def executor_of(settings: Settings) -> Executor:
     """How jobs run on that machine."""
     if settings.instance.is_local:
         return Local(settings.paths.root, settings.paths.venv)
-    raise UsageError("only local so far")
+    from runner.executors.ssh import Ssh
+    from runner.plan.route import route_of
+
+    remote = settings.remote
+    return Ssh(route_of(settings), remote.root, remote.venv, settings.paths.root)

@@ -28,6 +28,7 @@ class Verb:
 
 VERBS = (
     Verb("discover", Effect.READ, "the phases, their states, and what to type next", "discover:discover"),
+    Verb("sync", Effect.CHANGE, "the phase's code on the machine", "artifacts:sync"),
     Verb(
         "available",
         Effect.READ,
@@ -50,6 +51,7 @@ VERBS = (
         "uv and the shared virtual environment, with the phase's packages",
         "environment:setup",
     ),
+    Verb("backup", Effect.CHANGE, "the phase's artifacts here, verified by checksum", "artifacts:backup"),
 )
 
 

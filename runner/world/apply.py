@@ -80,12 +80,9 @@ def tell_sent(sent: Sent, tell: Tell) -> None:
 
 
 def own_code(step: Step, result: Result) -> int:
-    """The exit code to report: ssh's own 255 means that the machine was not reached."""
-    return (
-        69
-        if result.exit_code == 255 and not step.carries_on and step.command.startswith("ssh ")
-        else result.exit_code
-    )
+    """The exit code to report: 255 of ssh, or of rsync over ssh, means that the machine was not reached."""
+    not_reached = result.exit_code == 255 and not step.carries_on and "ssh " in step.command
+    return 69 if not_reached else result.exit_code
 
 
 def outcome(step: Step, result: Result) -> str:

@@ -1,0 +1,235 @@
+"""The executor for a machine behind ssh: jobs run detached there, and are followed from here.
+
+A run's folder on the machine holds, beside what the job puts there:
+
+    token      which plan started it: a run starts once, however often it is asked to
+    lock       held (flock) by the run's processes while one of them is alive
+    pid        the job's process; its session holds all of its processes
+    log        everything the job printed
+    exit_code  written last and at once; without it and without a holder of the lock the run is lost
+
+Nothing that happens to the link, to the follower or to this machine reaches the job: it has a session
+and descriptors of its own.
+"""
+
+from hashlib import sha256
+from pathlib import Path
+
+from runner.executors.base import Submission
+from runner.facts.fact import Fact
+from runner.facts.research_log import RunPaths
+from runner.facts.run import STATE, RunStatus, read_state
+from runner.plan.command import Command, below, home_or_path, quote, sh, spell
+from runner.plan.plan import Effect, Step
+from runner.plan.route import Route
+
+# Runs on the machine. `run` is the run's folder, `token` this plan's; `job` is the job itself.
+# The run's processes are one session without a terminal. tee, in a session of its own, outlives the
+# signals that stop the job and a disk that is full; when the job leaves processes behind that keep
+# the pipe open, the exit code waits for them five seconds at most. It has its block on the disk
+# before the job begins. `trap :` rather than the empty string, which the job would inherit.
+START = """\
+detached() {
+  trap : INT TERM HUP
+  flock -n 9 && [ ! -e "$run"/token ] || exit
+  : >>"$run"/log
+  printf '%4s\\n' '' >"$run"/exit_code.new && echo "$token" >"$run"/token.new || exit
+  mv "$run"/token.new "$run"/token || exit
+  exec 7> >(trap '' INT TERM HUP; exec setsid tee -ia "$run"/log >/dev/null 2>&1 9>&-); tee=$!
+  (sh -c 'echo $PPID' >"$run"/pid; job) >&7 2>&1 7>&-; code=$?
+  exec 7>&-
+  for _ in $(seq 250); do kill -0 "$tee" 2>/dev/null || break; sleep 0.02; done
+  printf '%-4s\\n' "$code" 1<>"$run"/exit_code.new
+  sync "$run"/log "$run"/exit_code.new
+  mv "$run"/exit_code.new "$run"/exit_code
+}
+if [ ! -e "$run"/token ]; then
+  what="$(declare -p run token; declare -f job detached); detached"
+  setsid --fork bash -c "$what" </dev/null >/dev/null 2>&1 9>>"$run"/lock
+  for _ in $(seq 500); do [ ! -e "$run"/token ] || break; sleep 0.02; done
+fi
+[ -e "$run"/token ] || { echo "the run could not be started:"; df -h "$run"; exit 74; } >&2
+[ "$(cat "$run"/token)" = "$token" ] || {
+  last=$(ls "${run%/*}" | sed -n 's/^0*\\([0-9][0-9]*\\)-.*/\\1/p' | sort -n | tail -n 1)
+  echo "${run##*/} was started on this machine by another plan: another laptop, or a fresh clone."
+  printf 'Nothing was started. The next free number is %04d: add run=%04d\\n' $((last+1)) $((last+1))
+  exit 77; } >&2"""
+
+# Streams the log from byte `at` until the run is over. The waiting process is what tail watches.
+STREAM = """\
+[ -e "$run"/token ] || exit 66
+until [ -e "$run"/exit_code ] || flock -n -s "$run"/lock true; do sleep 0.2; done & over=$!
+tail -c +$((at+1)) -f -s 0.1 --pid=$over "$run"/log; code=$?
+kill $over 2>/dev/null; exit $code"""
+
+# How the run ended (or that it is lost), and the size and checksum of its log.
+ENDED = """\
+code=$(cat "$run"/exit_code 2>/dev/null) || code=lost; size=$(stat -c %s "$run"/log)
+echo $code $size $(head -c $size "$run"/log | sha256sum | cut -c1-64)"""
+
+# Runs here. Until the exit code is here: stream from where the log here ends, for ever. Whoever holds
+# the lock writes the log; its children hold it too, so that nothing is written twice when this is
+# killed. (macOS has no flock and no sha256sum, but perl and shasum.)
+FOLLOW = """\
+set +e -o pipefail
+mkdir -p "$here" || exit; exec 9>>"$here"/follower
+flock 9 2>/dev/null || perl -e 'open(F, ">&=9") and flock(F, 2)'
+sum() {{ {{ sha256sum 2>/dev/null || shasum -a 256; }} | cut -c1-64; }}
+size() {{ echo $(($(wc -c <"$here"/log))); }}
+: >>"$here"/log; pause=0; tries=0
+until [ -e "$here"/exit_code ]; do
+  sleep $pause; at=$(size)
+  {stream} | tee -ia "$here"/log
+  how=(${{PIPESTATUS[@]}})
+  [ ${{how[0]}} != 66 ] || {{ echo "$alias holds no such run: $here" >&2; exit 69; }}
+  if [ ${{how[0]}} = 0 ] && said=$({ended}); then
+    set -- $said
+    if [ "$2" = "$(size)" ] && [ "$3" = "$(sum <"$here"/log)" ]; then
+      [ "$1" != lost ] || {{ echo "lost: no exit code was left (a reboot, or kill -9)" >&2; exit 137; }}
+      echo "$1" >"$here"/exit_code.new && mv "$here"/exit_code.new "$here"/exit_code; break
+    elif [ "$(size)" -ge "$2" ] && [ $tries -lt 2 ]; then
+      tries=$((tries+1)); mv "$here"/log "$here"/log.differs; : >"$here"/log; continue
+    elif [ $tries -ge 2 ]; then
+      echo "the log here differs from the one on $alias" >&2; exit 65
+    fi
+  fi
+  [ "$(size)" = "$at" ] || pause=0
+  pause=$((pause < 1 ? 1 : pause < 16 ? pause * 2 : 30))
+  [ ${{how[1]}} = 0 ] || echo "the log cannot be written here; the job runs on" >&2
+  [ ${{how[0]}} = 0 ] || echo "no link to $alias; the job runs on there. Trying again in $pause s" >&2
+done
+exit $(cat "$here"/exit_code)"""
+
+# TERM to all of the run's processes, KILL to those that are left; the outermost writes the exit code.
+STOP = """\
+[ -e "$run"/token ] || { echo "there is no such run on this machine" >&2; exit 69; }
+over() { [ -e "$run"/exit_code ] || flock -n -s "$run"/lock true; }
+over || {
+  session=$(ps -o sid= -p "$(cat "$run"/pid)" | tr -d ' ')
+  pkill -TERM -s "$session"
+  for _ in $(seq 100); do over && break; sleep 0.1; done
+  over || pgrep -s "$session" | grep -vx "$session" | xargs -r kill -KILL
+  for _ in $(seq 50); do over && break; sleep 0.1; done; }
+over || { echo "the run is still alive" >&2; exit 70; }
+echo "ended with exit code $(cat "$run"/exit_code)\""""
+
+
+class Ssh:
+    """Jobs run in `root` of the machine behind `route`, under the environment `venv` below it.
+
+    `home` is the folder here that corresponds to `root`.
+    """
+
+    def __init__(self, route: Route, root: str, venv: str, home: Path) -> None:
+        self.route = route
+        self.root = home_or_path(root)
+        self.venv = home_or_path(venv)  # relative to the root, or a place of its own
+        self.home = home
+
+    def submit(self, submission: Submission) -> tuple[Step, ...]:
+        """Start, which ends at once and may be asked again, and follow, which ends with the job's code."""
+        start = Step(
+            "start",
+            self._start(submission),
+            on=self.route.alias,
+            reason="detached; the log is kept on both ends",
+        )
+        return (start, self.follow(submission.paths))
+
+    def _start(self, submission: Submission) -> Command:
+        """The one idempotent command, asked again while the link fails."""
+        paths = submission.paths
+        activate = sh("source", below(self.venv, "bin/activate"))
+        if submission.is_adhoc:
+            activate = Command(f"{{ [ ! -e {below_text(self.venv, 'bin/activate')} ] || {activate.text}; }}")
+        lines = [
+            f"mkdir -p {spell(self.root)} && cd {spell(self.root)} || exit",
+            f"run={quote(str(paths.folder))}; token={token_of(submission)}",
+            "PATH=~/.local/bin:$PATH",
+            *(['eval "$(cat)"'] if submission.secrets else []),
+            f"job() {{ {activate.text} && exec {submission.command.text}; }}",
+            'mkdir -p "$run" || exit',
+            *self._marks(submission),
+            START,
+        ]
+        remote = self.route.ssh(Command("\n".join(lines)), stdin=bool(submission.secrets))
+        ask = f"{secrets(submission.secrets)} | {remote.text}" if submission.secrets else remote.text
+        again = "for pause in 1 2 4 8 15 0; do"
+        asked = f"({again} {ask}; code=$?; [ $code = 255 ] && sleep $pause || exit $code; done; exit 255)"
+        return Command(f"{asked} && {self._newest_log(submission)}")
+
+    def _newest_log(self, submission: Submission) -> str:
+        """`run.log` here as a link to this run's log; a file from before moves into the run's folder."""
+        paths = submission.paths
+        keep = sh("mv", self.home / paths.newest_log, self.home / paths.folder / "run.log.before")
+        link = newest_link(paths).within(self.home)
+        return (keep & link).text if submission.keeps_log else link.text
+
+    def _marks(self, submission: Submission) -> list[str]:
+        """`run.log`, and what has to come home from this run."""
+        paths = submission.paths
+        lines = [f'[ -e "$run"/token ] || {newest_link(paths).text}']
+        if submission.artifacts:
+            held = sh("printf", r"%s\0", *submission.artifacts)
+            lines.append(f'{held.text} >"$run"/artifacts')
+        return lines
+
+    def follow(self, paths: RunPaths) -> Step:
+        """Bring the log home until the run ended; its exit code is the job's."""
+        here = self.home / paths.folder
+        stream = self.route.ssh(self._at_run(paths, STREAM), first='"at=$at; "')
+        ended = self.route.ssh(self._at_run(paths, ENDED))
+        body = FOLLOW.format(stream=stream.text, ended=ended.text)
+        names = f"here={quote(str(here))}; alias={quote(self.route.alias)}"
+        return Step(
+            "follow",
+            Command(f"({names}\n{body})", log=str(here / "log")),
+            effect=Effect.READ,
+            reason="until the job has ended, through every loss of the link",
+            carries_on=True,
+        )
+
+    def _at_run(self, paths: RunPaths, body: str) -> Command:
+        return Command(f"cd {spell(self.root)} && run={quote(str(paths.folder))} || exit\n{body}")
+
+    def state(self, paths: RunPaths) -> Fact[RunStatus]:
+        """From the exit code there, else from the lock."""
+        return Fact(self.route.ask(self._at_run(paths, STATE)), read_state)
+
+    def logs(self, paths: RunPaths, lines: int | None) -> Command:
+        """The end of the log there, else of what is here of it."""
+        here = sh("tail", "-n", lines or 10, self.home / paths.log)
+        there = self.route.ssh(self._at_run(paths, f'tail -n {lines or 10} "$run"/log'))
+        known = sh("test", "-e", self.home / paths.exit_code)
+        return Command(f"{{ ! {known.text} && {there.text}; }} || {here.text}")
+
+    def stop(self, paths: RunPaths) -> Step:
+        """TERM to the run's session, KILL after ten seconds; the exit code is recorded there."""
+        command = self.route.ssh(self._at_run(paths, STOP))
+        return Step(
+            "stop", command, on=self.route.alias, reason="TERM, and KILL after 10 s; the machine stays"
+        )
+
+
+def newest_link(paths: RunPaths) -> Command:
+    """`run.log` of the phase as a link to this run's log."""
+    return sh("ln", "-sfn", f"runs/{paths.folder.name}/log", paths.newest_log)
+
+
+def below_text(folder: object, part: str) -> str:
+    """A path below a folder, spelled."""
+    return spell(below(folder, part))  # type: ignore[arg-type]
+
+
+def token_of(submission: Submission) -> str:
+    """Which plan starts the run: the same for the same run, code and command, and not the digest itself,
+    which covers this very text."""
+    named = [str(submission.paths.folder), submission.code, submission.command.text]
+    return sha256("\0".join(named).encode(errors="surrogateescape")).hexdigest()[:12]
+
+
+def secrets(names: tuple[str, ...]) -> str:
+    """Prints `export NAME=value` for those that are set here; only ever into a pipe. printf is bash's own,
+    so that no value becomes the argument of a process."""
+    each = (f'[ -z "${{{name}+x}}" ] || printf \'export {name}=%q\\n\' "${name}"' for name in names)
+    return "{ " + "; ".join(each) + "; }"

@@ -1,0 +1,281 @@
+"""sync and backup: the phase's code to the machine, and what its jobs made back home, both verified."""
+
+import os
+from pathlib import Path, PurePosixPath
+
+from runner.errors import UsageError
+from runner.facts.fact import Asking
+from runner.facts.research_log import Code, code_of, is_product
+from runner.plan.command import Command, home_or_path, quote, sh, spell
+from runner.plan.plan import HERE, Effect, Plan, Step
+from runner.plan.route import route_of
+from runner.plan.settings import Phase, Settings, Source
+from runner.verbs.environment import needed_phase
+from runner.verbs.target import target_of
+
+PARTIAL = ("--partial-dir=.rsync-partial",)  # an interrupted file is kept under another name
+
+# Checksum and size of a file as it is at this moment; of a link, of what it says.
+STATE = """\
+sum() { { sha256sum 2>/dev/null || shasum -a 256; } | cut -c1-64; }
+state() {
+  if [ -L "$1" ]; then echo "$(readlink "$1" | sum)/link"
+  elif [ -f "$1" ]; then size=$(($(wc -c <"$1"))); echo "$(head -c $size "$1" | sum)/$size"
+  else echo absent/0; fi; }"""
+
+# Runs on the machine, in the phase's folder: a record `checksum/size/name` for each file behind the
+# names that there is. A link out of the phase is told and left: what it leads to is no product of ours.
+RECORDS = """\
+inside() { case "$(readlink "$1")" in /*) false;; *)
+  case "$(realpath -m "$1")" in "$(pwd -P)"/*) true;; *) false;; esac;; esac; }
+records() {
+  for name in "$@"; do
+    [ ! -d "$name" ] || name=$name/
+    find "$name" \\( -type f -o -type l \\) -print0 2>/dev/null
+  done | LC_ALL=C sort -zu | while IFS= read -r -d '' file; do
+    if [ -L "$file" ] && ! inside "$file"; then
+      echo "not brought home: $file, a link out of the phase's folder" >&2
+    else printf '%s/%s\\0' "$(state "$file")" "$file"; fi
+  done; }"""
+
+# Runs here, in the phase's folder. A file that differs from its record is fetched into a folder apart
+# and gets its name only when it fits the record. One that only grew meanwhile counts with what it was;
+# one that changed is recorded and fetched again.
+BACKUP = """\
+set +e -o pipefail
+{state}
+theirs() {{ {theirs}
+}}
+fetch() {{ {rsync} {far} "$new"/files; }}
+differing() {{
+  while IFS=/ read -r -d '' sum size name; do
+    [ "$(state "$name")" = "$sum/$size" ] || printf '%s/%s/%s\\0' "$sum" "$size" "$name"
+  done; }}
+names() {{ while IFS=/ read -r -d '' sum size name; do printf '%s\\0' "$name"; done; }}
+fits() {{ [ "$(state "$1")" = "$sum/$size" ] || {{ [ -f "$1" ] && [ ! -L "$1" ] && begins_so "$1"; }}; }}
+begins_so() {{
+  [ "$(head -c "$size" "$1" | sum)" = "$sum" ] &&
+    head -c "$size" "$1" >$new/cut && touch -r "$1" $new/cut && mv $new/cut "$1"; }}
+into_place() {{
+  folder=$(dirname "$name"; echo /); folder=${{folder%??}}
+  mkdir -p "$folder" && if [ -L "$name" ]; then rm "$name"; else [ ! -d "$name" ]; fi &&
+    mv -f "$new/files/$name" "$folder/.incoming" && mv -f "$folder/.incoming" "$name"; }}
+place() {{
+  placed=0; while IFS=/ read -r -d '' sum size name; do
+    if fits "$new/files/$name"; then into_place || placed=74
+    else rm -f "$new/files/$name"; echo "not verified yet: $name" >&2; placed=65; fi
+  done; return $placed; }}
+mkdir -p {phase} && cd {phase} && new=runs/.incoming && mkdir -p $new/files && exec 9>>$new/lock || exit
+flock 9 2>/dev/null || perl -e 'open(F, ">&=9") and flock(F, 2)'
+for pause in 1 1 2 4 8 15 30 0; do
+  theirs >$new/theirs && differing <$new/theirs >$new/wanted; code=$?
+  if [ $code = 0 ] && [ -s $new/wanted ]; then
+    names <$new/wanted | fetch; fetched=$?
+    place <$new/wanted; code=$?
+    [ $code = 0 ] || [ $fetched = 0 ] || code=$fetched
+  fi
+  if [ $code = 0 ]; then
+    echo "verified: $(tr -dc '\\0' <$new/theirs | wc -c | tr -d ' ') files"; rm -rf $new; exit 0
+  fi
+  sleep $pause
+done
+exit $code"""
+
+
+# Runs on the machine. What earlier runs left in the folder stays there.
+CLONE = """\
+mkdir -p {root}/{folder} && cd {root}/{folder} || exit; from={git}; ref={ref}
+if [ "$(cat .git/cloned 2>/dev/null)" = "$from $ref" ] && git diff --quiet HEAD; then
+  echo 'nothing to do: this commit was cloned before'; exit
+fi
+rm -rf .source && git clone --quiet --recurse-submodules "$from" .source &&
+  git -C .source checkout --quiet --detach "$ref" &&
+  git -C .source submodule --quiet update --init --recursive &&
+  rm -rf .git && cp -a .source/. . && rm -rf .source && echo "$from $ref" >.git/cloned"""
+
+
+def sync(settings: Settings) -> Asking[Plan]:
+    """The phase's code on the machine, and nothing of what its runs made."""
+    phase = needed_phase(settings)
+    code: Code = yield code_of(settings.paths.root, folder_of(settings, phase), phase.artifacts)
+    local = settings.instance.is_local
+    return Plan(
+        action="sync",
+        effect=Effect.CHANGE,
+        target=target_of(settings),
+        phase=phase.name,
+        steps=() if local else (sync_step(settings, phase, code),),
+        basis=(("machine", settings.alias), ("code", code.digest)),
+        reason="jobs on this machine run in this very folder" if local else None,
+        details=(("code", f"{len(code.files)} files, {shown_bytes(code.num_bytes)}, {code.digest}"),),
+    )
+
+
+def folder_of(settings: Settings, phase: Phase) -> str:
+    """The phase's folder, relative to the root."""
+    return f"{settings.paths.research_log.name}/{phase.name}"
+
+
+def sync_step(settings: Settings, phase: Phase, code: Code) -> Step:
+    """Push what git lists and what the phase names, or clone where the code comes from."""
+    alias = settings.alias
+    if phase.source:
+        return Step(
+            "sync",
+            clone(settings, phase, phase.source),
+            on=alias,
+            reason=f"{phase.source.git} at {phase.source.ref}",
+        )
+    if code.submodules:
+        raise UsageError(
+            f"{code.submodules[0]} is a git repository of its own inside {phase.name}: pushed without its "
+            ".git folder it would not work on the machine",
+            "Have it cloned there, by the phase's YAML: source: {git: URL, ref: COMMIT}",
+        )
+    inputs = input_files(settings, phase)
+    num = len(code.files) + len(inputs)
+    reason = (
+        f"{num} file{'s' * (num != 1)}, {shown_bytes(code.num_bytes + size_of(settings, inputs))} → {alias}"
+    )
+    return Step("sync", push(settings, phase, inputs), on=HERE, reason=reason)
+
+
+def push(settings: Settings, phase: Phase, inputs: tuple[str, ...]) -> Command:
+    """git's list without the products of runs, through rsync; then what vanished here is removed there."""
+    folder = folder_of(settings, phase)
+    route, root = route_of(settings), spell(home_or_path(settings.remote.root))
+    listed = sh(
+        *("git", "--no-optional-locks", "--literal-pathspecs", "ls-files"),
+        *("-co", "--exclude-standard", "-z", "--", folder),
+    ).text
+    every = sh(
+        "find", folder, "-name", ".git", "-prune", "-o", "(", "-type", "f", "-o", "-type", "l", ")", "-print0"
+    )
+    named = sh("printf", r"%s\0", *inputs).text if inputs else "true"
+    kept = (
+        f"while IFS= read -r -d '' f; do case \"$f\" in {products(folder, phase)}) continue;; esac; "
+        '[ -f "$f" ] || [ -L "$f" ] || continue; printf \'%s\\0\' "$f"; done'
+    )
+    there = Command(f"mkdir -p {root} && cd {root}")
+    progress = ("--progress",) if inputs else ()
+    rsync = route.rsync("-lptRc", "--from0", "--files-from=-", *PARTIAL, *progress, there=there)
+    in_git = "git rev-parse --git-dir >/dev/null 2>&1"
+    files = f"{{ if {in_git}; then {listed}; else {every.text}; fi | {kept}; {named}; }}"
+    pushed = pushed_list(settings, phase)
+    new = quote(f"{pushed}.new")
+    steps = [
+        f"mkdir -p {quote(str(pushed.parent))} && cd {quote(str(settings.paths.root))}",
+        f"{files} | tee {new} | {rsync.text} ./ {route.far}",
+        *remove_vanished(settings, phase, pushed),
+        f"mv {new} {quote(str(pushed))}",
+    ]
+    return Command(f"(set -o pipefail; {' && '.join(steps)})")
+
+
+def pushed_list(settings: Settings, phase: Phase) -> Path:
+    """The file that remembers what of the phase was pushed to the machine last, names ended by NUL."""
+    return settings.paths.state / "pushed" / settings.alias / phase.name
+
+
+def remove_vanished(settings: Settings, phase: Phase, pushed: Path) -> tuple[str, ...]:
+    """The command that removes there what was pushed before and is gone here; none when nothing is."""
+    if not pushed.is_file():
+        return ()
+    folder, root = folder_of(settings, phase), settings.paths.root
+    before = [os.fsdecode(name) for name in pushed.read_bytes().split(b"\0") if name]
+    gone = [
+        name
+        for name in before
+        if name.startswith(f"{folder}/")
+        and not is_product(name[len(folder) + 1 :], phase.artifacts)
+        and not os.path.lexists(root / name)
+    ]
+    remove = sh("rm", "-f", "--", *gone).within(home_or_path(settings.remote.root))
+    return (route_of(settings).ssh(remove).text,) if gone else ()
+
+
+def products(folder: str, phase: Phase) -> str:
+    """The patterns of `case` for what runs made: as facts/research_log.is_product says."""
+    below = ["runs", "run.log", ".venv", *(a.rstrip("/") for a in phase.artifacts)]
+    each = [quote(str(PurePosixPath(folder, name))) for name in below]
+    return "|".join([*(f"{path}|{path}/*" for path in each), "*/__pycache__/*"])
+
+
+def input_files(settings: Settings, phase: Phase) -> tuple[str, ...]:
+    """The files behind `phase.inputs`, relative to the root.
+
+    A path is meant from the phase's folder, else from the root.
+    """
+    root = settings.paths.root
+    files: list[str] = []
+    for name in phase.inputs:
+        tried = [os.path.normpath(root / folder_of(settings, phase) / name), os.path.normpath(root / name)]
+        path = next((Path(t) for t in tried if Path(t).exists()), None)
+        if path is None or not path.is_relative_to(root):
+            raise UsageError(f"phase.inputs: {name} is neither below the phase's folder nor below {root}")
+        found = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+        files += [str(p.relative_to(root)) for p in found]
+    return tuple(dict.fromkeys(files))
+
+
+def size_of(settings: Settings, files: tuple[str, ...]) -> int:
+    """Their bytes."""
+    return sum((settings.paths.root / name).stat().st_size for name in files)
+
+
+def clone(settings: Settings, phase: Phase, source: Source) -> Command:
+    """The repository in the phase's folder on the machine, at the commit; what runs made there stays."""
+    folder, root = quote(folder_of(settings, phase)), spell(home_or_path(settings.remote.root))
+    git, ref = quote(source.git), quote(source.ref)
+    text = CLONE.format(root=root, folder=folder, git=git, ref=ref)
+    return route_of(settings).ssh(Command(text))
+
+
+def backup(settings: Settings) -> Asking[Plan]:
+    """The phase's artifacts here, verified; nothing is deleted on either side."""
+    yield from ()
+    phase = needed_phase(settings)
+    reason = None
+    if settings.instance.is_local:
+        reason = "jobs on this machine leave their artifacts in this very folder"
+    elif not phase.artifacts:
+        reason = f"{phase.name} declares no artifacts (phase.artifacts)"
+    return Plan(
+        action="backup",
+        effect=Effect.CHANGE,
+        target=target_of(settings),
+        phase=phase.name,
+        steps=() if reason else (backup_step(settings, phase),),
+        basis=(("machine", settings.alias),),
+        reason=reason,
+        details=(("artifacts", " ".join(phase.artifacts) or "none"),),
+    )
+
+
+def backup_step(settings: Settings, phase: Phase) -> Step:
+    """Fetch, compare, put into place; again for what changed meanwhile."""
+    route, folder = route_of(settings), folder_of(settings, phase)
+    there = Command(f"cd {spell(home_or_path(settings.remote.root))}/{quote(folder)}")
+    names = sh(*(f"./{name.rstrip('/')}" for name in phase.artifacts)).text
+    recorded = route.ssh(Command(f"{there.text} || exit\n{STATE}\n{RECORDS}\nrecords {names}"))
+    options = ("-lptR", "--no-implied-dirs", "--from0", "--files-from=-", "--sparse", *PARTIAL)
+    here = settings.paths.research_log / phase.name
+    body = BACKUP.format(
+        state=STATE,
+        phase=quote(str(here)),
+        theirs=recorded.text,
+        rsync=route.rsync(*options, there=there).text,
+        far=route.far,
+    )
+    reason = f"{' '.join(phase.artifacts)} → {settings.paths.shown(here)}/, verified by checksum"
+    return Step("backup", Command(f"({body})"), reason=reason)
+
+
+def shown_bytes(num: int) -> str:
+    """`61 kB`."""
+    size = float(num)
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}" if unit != "B" else f"{num} B"
+        size /= 1000
+    return f"{size:.3g} GB"

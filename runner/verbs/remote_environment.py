@@ -1,0 +1,78 @@
+"""setup on a rented machine: uv by the seed's installer, the shared environment, packages, data."""
+
+from pathlib import PurePosixPath
+
+from runner.plan.command import Command, below, home_or_path, quote, sh, spell
+from runner.plan.route import route_of
+from runner.plan.settings import Data, Phase, Settings
+from runner.verbs.environment import index_options, overrides_for, packages
+
+# A fresh machine is still installing its own packages when it first answers: what fails while apt is
+# locked is tried again. A pipe into sh hides a failed download, so that uv itself is looked for.
+INSTALL_UV = """\
+PATH=~/.local/bin:$PATH
+for pause in 5 15 30 60 0; do
+  command -v uv >/dev/null && break
+  echo 'installing uv'; ({install}); command -v uv >/dev/null || sleep $pause
+done
+command -v uv >/dev/null || {{ echo 'uv could not be installed (remote.uv_install)' >&2; exit 69; }}"""
+
+# uv itself says in milliseconds whether anything would change, so nothing has to be remembered.
+INSTALL = """\
+install() {{ {install} "$@"; }}
+case "$(install --dry-run 2>&1)" in
+  *'Would make no changes'*) echo 'nothing to do: all packages are there';;
+  *) install || exit;;
+esac"""
+
+# `unfinished` tells a file that the command has only begun to write from one that it finished.
+FETCH = """\
+if [ -e {done} ] && [ ! -e {unfinished} ]; then echo 'nothing to do: the data are there'; else
+  mkdir -p {inside} && touch {unfinished}
+  ( {command}
+  ) || {{ code=$?; echo 'phase.data could not be fetched; do it again to go on' >&2; exit $code; }}
+  [ -e {done} ] || {{ echo {missing} >&2; exit 65; }}
+  rm -f {unfinished}
+fi"""
+
+
+def remote_setup(settings: Settings, phase: Phase) -> Command:
+    """One idempotent command on the machine; two at once wait for one another."""
+    venv = spell(home_or_path(settings.remote.venv))
+    root = spell(home_or_path(settings.remote.root))
+    python = ("--python", settings.instance.python) if settings.instance.python else ()
+    make = sh("uv", "venv", "--quiet", *python, home_or_path(settings.remote.venv))
+    lines = [
+        f"set -o pipefail; mkdir -p {root}/{quote(settings.paths.research_log.name)} && cd {root} || exit",
+        "exec 9>>.setup.lock; flock 9",
+        INSTALL_UV.format(install=settings.remote.uv_install),
+        f"[ -x {venv}/bin/python ] || {make.text} || exit",
+        f"source {spell(below(home_or_path(settings.remote.venv), 'bin/activate'))} || exit",
+    ]
+    if phase.deps:
+        lines.append(INSTALL.format(install=install_command(settings, phase).text))
+    if phase.data:
+        lines.append(fetch_data(f"{settings.paths.research_log.name}/{phase.name}", phase.data))
+    return route_of(settings).ssh(Command("\n".join(lines)))
+
+
+def install_command(settings: Settings, phase: Phase) -> Command:
+    """`uv pip install` of what the phase needs on that machine."""
+    install = sh("uv", "pip", "install", *index_options(settings), *packages(settings, phase))
+    if overrides := overrides_for(settings, phase):
+        lines = sh("printf", r"%s\n", *overrides)
+        return Command(f"{install.text} --override <({lines.text})")
+    return install
+
+
+def fetch_data(folder: str, data: Data) -> str:
+    """Large data, fetched once; runs in the phase's folder."""
+    enter = sh("mkdir", "-p", folder) & sh("cd", folder)
+    body = FETCH.format(
+        done=quote(data.done),
+        unfinished=quote(f"{data.done.rstrip('/')}.unfinished"),
+        inside=quote(str(PurePosixPath(data.done).parent)),
+        command=data.command,
+        missing=quote(f"the command of phase.data ended well, but {data.done} is not there"),
+    )
+    return f"{enter.text} || exit\n{body}"
