@@ -39,7 +39,7 @@ detached() {
   (sh -c 'echo $PPID' >"$run"/pid; job) >&7 2>&1 7>&-; code=$?
   exec 7>&-
   for _ in $(seq 250); do kill -0 "$tee" 2>/dev/null || break; sleep 0.02; done
-  printf '%-4s\\n' "$code" 1<>"$run"/exit_code.new
+  printf '%-4s\\n' "$code" 6<>"$run"/exit_code.new >&6
   sync "$run"/log "$run"/exit_code.new
   mv "$run"/exit_code.new "$run"/exit_code
 }
