@@ -1,7 +1,6 @@
 """What tests of rented machines share: a machine behind ssh beside a research log that runs on it."""
 
 import json
-import os
 import shlex
 import subprocess
 from collections.abc import Mapping
@@ -79,7 +78,7 @@ def install_uv() -> str:
 
 def shared_with_machine() -> tuple[str, ...]:
     """What of this host the machine has to see: uv."""
-    return (os.path.dirname(find_uv_bin()),)
+    return (str(Path(find_uv_bin()).parent),)
 
 
 def result(done: Done) -> Mapping[str, Any]:
