@@ -56,7 +56,8 @@ def setup_step(settings: Settings, phase: Phase) -> Step:
         return Step("setup", local_setup(settings, phase), on=HERE, reason=reason)
     from runner.verbs.remote_environment import remote_setup
 
-    return Step("setup", remote_setup(settings, phase), on=settings.alias, reason=reason)
+    command = remote_setup(settings, phase, install_command("uv", settings, phase))
+    return Step("setup", command, on=settings.alias, reason=reason)
 
 
 def local_setup(settings: Settings, phase: Phase) -> Command:
@@ -71,15 +72,21 @@ def local_setup(settings: Settings, phase: Phase) -> Command:
     python = settings.instance.python or sys.executable
     exists = sh("test", "-x", f"{shown}/bin/python")
     make = sh(uv, "venv", "--quiet", "--python", python, shown)
-    install = sh(uv, "pip", "install", *index_options(settings), *packages(settings, phase))
-    if overrides := overrides_for(settings, phase):
-        lines = sh("printf", r"%s\n", *overrides)
-        install = Command(f"{install.text} --override <({lines.text})")
+    install = install_command(uv, settings, phase)
     tried = f'install() {{ {install.text} "$@"; }}; case "$(install --dry-run 2>&1)" in'
     nothing = "*'Would make no changes'*) echo 'nothing to do: all packages are there';;"
     asked = Command(f"{{ {tried} {nothing} *) install;; esac; }}")
     made = Command(f"{{ {exists.text} || {make.text}; }}")
     return (made & asked.in_venv(shown) if phase.deps else made).within(root)
+
+
+def install_command(uv: str, settings: Settings, phase: Phase) -> Command:
+    """`uv pip install` of what the phase needs on the machine, into the environment that is active."""
+    install = sh(uv, "pip", "install", *index_options(settings), *packages(settings, phase))
+    if overrides := overrides_for(settings, phase):
+        lines = sh("printf", r"%s\n", *overrides)
+        return Command(f"{install.text} --override <({lines.text})")
+    return install
 
 
 def overrides_for(settings: Settings, phase: Phase) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ from pathlib import PurePosixPath
 from runner.plan.command import Command, below, home_or_path, quote, sh, spell
 from runner.plan.route import route_of
 from runner.plan.settings import Data, Phase, Settings
-from runner.verbs.environment import index_options, overrides_for, packages
 
 # A fresh machine is still installing its own packages when it first answers: what fails while apt is
 # locked is tried again. A pipe into sh hides a failed download, so that uv itself is looked for.
@@ -36,8 +35,11 @@ if [ -e {done} ] && [ ! -e {unfinished} ]; then echo 'nothing to do: the data ar
 fi"""
 
 
-def remote_setup(settings: Settings, phase: Phase) -> Command:
-    """One idempotent command on the machine; two at once wait for one another."""
+def remote_setup(settings: Settings, phase: Phase, install: Command) -> Command:
+    """One idempotent command on the machine; two at once wait for one another.
+
+    `install` is what installs the phase's packages in the environment that is active.
+    """
     venv = spell(home_or_path(settings.remote.venv))
     root = spell(home_or_path(settings.remote.root))
     python = ("--python", settings.instance.python) if settings.instance.python else ()
@@ -50,19 +52,10 @@ def remote_setup(settings: Settings, phase: Phase) -> Command:
         f"source {spell(below(home_or_path(settings.remote.venv), 'bin/activate'))} || exit",
     ]
     if phase.deps:
-        lines.append(INSTALL.format(install=install_command(settings, phase).text))
+        lines.append(INSTALL.format(install=install.text))
     if phase.data:
         lines.append(fetch_data(f"{settings.paths.research_log.name}/{phase.name}", phase.data))
     return route_of(settings).ssh(Command("\n".join(lines)))
-
-
-def install_command(settings: Settings, phase: Phase) -> Command:
-    """`uv pip install` of what the phase needs on that machine."""
-    install = sh("uv", "pip", "install", *index_options(settings), *packages(settings, phase))
-    if overrides := overrides_for(settings, phase):
-        lines = sh("printf", r"%s\n", *overrides)
-        return Command(f"{install.text} --override <({lines.text})")
-    return install
 
 
 def fetch_data(folder: str, data: Data) -> str:
