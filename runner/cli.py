@@ -32,7 +32,8 @@ def guarded(arguments: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     for caught in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(caught, interrupt)
+        if signal.getsignal(caught) is not signal.SIG_IGN:  # nohup said so
+            signal.signal(caught, interrupt)
     try:
         return run(arguments)
     except RunnerError as error:

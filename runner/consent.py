@@ -1,6 +1,8 @@
 """Between a plan and its effects: shows it, and applies it only when this very plan was consented to."""
 
 import sys
+from contextlib import suppress
+from typing import TextIO
 
 from runner.errors import Refused
 from runner.facts.ledger import read_ledger
@@ -23,16 +25,20 @@ def show_or_apply(plan: Plan, settings: Settings, transport: Transport, paint: P
         return 0
     check_consent(plan, settings)
     sys.stdout.flush()
-    json = settings.output == "json"
-    screen = Screen((sys.stderr if json else sys.stdout).buffer)
+    is_data = settings.output != "text"  # then stdout holds documents, and all the talk is on stderr
+    screen = Screen((sys.stderr if is_data else sys.stdout).buffer)
     talk = Paint(bool(paint.colour and sys.stderr.isatty()))
-    result = apply(
-        plan, transport, screen, lambda line: print(talk(f"[runner] {line}", "dim"), file=sys.stderr)
-    )
-    if json:
-        print(to_json(result.document()), flush=True)
-    print(result_text(result, settings, screen.last_lines, talk), file=sys.stderr)
+    result = apply(plan, transport, screen, lambda line: say(talk(f"[runner] {line}", "dim"), sys.stderr))
+    if settings.output == "json":
+        say(to_json(result.document()), sys.stdout)
+    say(result_text(result, settings, result.last_lines, talk), sys.stderr)
     return result.exit_code
+
+
+def say(text: str, stream: TextIO) -> None:
+    """A line for whoever still listens: a closed terminal or pipe does not stop what was consented to."""
+    with suppress(OSError):
+        print(text, file=stream, flush=True)
 
 
 def show(plan: Plan, settings: Settings, paint: Paint) -> None:

@@ -77,17 +77,25 @@ def opened(submission: Submission) -> Command:
     return named & link
 
 
+# Space on the disk that is given back when the job is over, so that its last words fit on a full one.
+RESERVED = 'head -c 16384 /dev/zero > "$run"/reserved'
+CUT_SHORT = "[runner] the log could not be written any further: it stops here, the job went on"
+
+
 def recorded(command: Command, before: Command) -> Command:
     """The job, logged, with `pid` while it runs and `exit_code`, written last and at once, when it ended.
 
     Runs where `$run` is the run's folder. `before` (activating an environment) may fail and is logged
     too; the job then replaces the shell, so that the exit code and the pid are its own. The trap keeps
     the outer shell alive through Ctrl-C and TERM to write the code; it is `:` rather than the empty
-    string, which children would inherit. `tee -i` outlives Ctrl-C too, and its own failure (a full
-    disk) never becomes the job's.
+    string, which children would inherit. tee does inherit it: it lives as long as somebody writes. Its
+    own failure (a full disk) never becomes the job's; the log then says where it stopped.
     """
     job = f"{{ sh -c 'echo $PPID' > \"$run\"/pid; {before.text} && exec {command.text}; }}"
+    tee = "(trap '' INT TERM HUP; exec tee -a \"$run\"/log)"
+    cut_short = f'{sh("echo", CUT_SHORT).text} | tee -a "$run"/log >&2'
     return Command(
-        f'(trap : INT TERM HUP; set -o pipefail; {job} 2>&1 | tee -ia "$run"/log; code=${{PIPESTATUS[0]}}; '
-        'echo "$code" > "$run"/exit_code.new && mv "$run"/exit_code.new "$run"/exit_code; exit "$code")'
+        f"(trap : INT TERM HUP; set -o pipefail; {RESERVED}; {job} 2>&1 | {tee}; how=(${{PIPESTATUS[@]}}); "
+        f'rm -f "$run"/reserved; [ ${{how[1]}} = 0 ] || {cut_short}; '
+        'echo ${how[0]} > "$run"/exit_code.new && mv "$run"/exit_code.new "$run"/exit_code; exit ${how[0]})'
     )

@@ -17,13 +17,17 @@ class StepResult:
 
 @dataclass(frozen=True)
 class PlanResult:
-    """How a plan went. `log` is the run's log here; `artifacts` those that are there now."""
+    """How a plan went. `log` is the run's log here; `artifacts` those that are there now.
+
+    `last_lines` are what the step that failed said last.
+    """
 
     plan: Plan
     exit_code: int
     steps: tuple[StepResult, ...]
     log: str | None = None
     artifacts: tuple[str, ...] = ()
+    last_lines: tuple[bytes, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """As runner.result/1."""

@@ -109,9 +109,8 @@ def result_text(result: PlanResult, settings: Settings, last_lines: Iterable[byt
     if result.exit_code == 0:
         lines = [f"{paint('Done:', 'green', 'bold')} {name} in {duration(seconds)}"]
     else:
-        lines = [
-            f"{paint('Failed:', 'red', 'bold')} {name} after {duration(seconds)}: {how_it_ended(result)}"
-        ]
+        how = "Stopped:" if result.exit_code == 130 else "Failed:"
+        lines = [f"{paint(how, 'red', 'bold')} {name} after {duration(seconds)}: {how_it_ended(result)}"]
         lines += last_lines_text(last_lines)
     rows = [("log", shown_path(result.log, settings))] if result.log else []
     rows += [("artifact", shown_path(path, settings)) for path in result.artifacts]

@@ -22,6 +22,7 @@ def apply(plan: Plan, transport: Transport, screen: Screen, tell: Tell) -> PlanR
     """
     state.claim_run(plan)
     done: list[StepResult] = []
+    last_lines: tuple[bytes, ...] = ()
     code, stopped = 0, False
     for step in plan.steps:
         if isinstance(step.action, Request):
@@ -33,18 +34,30 @@ def apply(plan: Plan, transport: Transport, screen: Screen, tell: Tell) -> PlanR
                 break
             continue
         tell(f"{step.name} …")
-        result = transport.shell(step, screen, lambda pid: state.record_pid(plan, pid))
-        screen.close()
+        result = taken(step, transport, screen)
         done.append(StepResult(step.name, result.exit_code, result.seconds))
         tell(outcome(step, result))
-        code = code or (130 if result.interrupted else own_code(step, result))
+        if code == 0:
+            code = 130 if result.interrupted else own_code(step, result)
+            last_lines = tuple(screen.last_lines) if code else ()
         stopped = result.interrupted or (not result.ok and not step.carries_on)
         if stopped:
             break
-    finished = PlanResult(plan, code, tuple(done), log_of(plan), present_artifacts(plan))
+    finished = PlanResult(plan, code, tuple(done), log_of(plan), present_artifacts(plan), last_lines)
     if problem := state.record_result(finished):
         tell(f"warning: {problem.message}")
     return finished
+
+
+def taken(step: Step, transport: Transport, screen: Screen) -> Result:
+    """One step, its output on the screen. Ctrl-C before the step could hear it is an interrupted step."""
+    screen.last_lines.clear()
+    try:
+        return transport.shell(step, screen)
+    except KeyboardInterrupt:
+        return Result(130, interrupted=True)
+    finally:
+        screen.close()
 
 
 def send(step: Step, transport: Transport, tell: Tell) -> list[StepResult]:

@@ -4,13 +4,14 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Callable
+from contextlib import suppress
 from shutil import get_terminal_size
 from typing import Any
 
 from invoke.context import Context
 from invoke.runners import Local
 
+from runner.world.interrupts import interrupts_call
 from runner.world.screen import Screen
 
 BASH = "/bin/bash"
@@ -27,12 +28,12 @@ class Bash(Local):
     group of its own, so that Ctrl-C reaches it by us alone and can become stronger.
     """
 
-    def __init__(self, screen: Screen, has_log: bool, on_start: Callable[[int], None]) -> None:
+    def __init__(self, screen: Screen, has_log: bool) -> None:
         super().__init__(Context())
         self.screen = screen
         self.has_log = has_log
-        self.on_start = on_start
         self.num_interrupts = 0
+        self.started: subprocess.Popen[bytes] | None = None
 
     def start(self, command: str, shell: str, env: dict[str, Any]) -> None:
         """`bash -c` with the very text."""
@@ -42,7 +43,7 @@ class Bash(Local):
             env = {**env, "COLUMNS": str(size.columns), "LINES": str(size.lines)}
         # flushed first: a child that inherits the terminal writes behind what we wrote
         self.screen.out.flush()
-        self.process = subprocess.Popen(
+        self.process = self.started = subprocess.Popen(
             [shell, "-c", command],
             env=env,
             stdin=subprocess.DEVNULL,
@@ -50,7 +51,8 @@ class Bash(Local):
             stderr=subprocess.PIPE if self.has_log else shown,
             process_group=0 if self.has_log else None,
         )
-        self.on_start(self.process.pid)
+        if self.num_interrupts:  # it came while the process was being made
+            self._signal(ESCALATION[0])
 
     def read_proc_stdout(self, num_bytes: int) -> bytes | None:
         """All of it to the screen; nothing for invoke to keep."""
@@ -66,9 +68,8 @@ class Bash(Local):
         while stream and (data := os.read(stream.fileno(), num_bytes)):
             self.screen.write(data)
 
-    def send_interrupt(self, interrupt: BaseException) -> None:
+    def interrupt(self) -> None:
         """Each Ctrl-C is stronger than the one before; a job that ignores the first gets the next in time."""
-        del interrupt
         how = ESCALATION[min(self.num_interrupts, len(ESCALATION) - 1)]
         self.num_interrupts += 1
         self._signal(how)
@@ -77,28 +78,27 @@ class Bash(Local):
         timer.start()
 
     def _insist(self) -> None:
-        if self.process.poll() is None:
-            self.send_interrupt(KeyboardInterrupt())
+        if self.started and self.started.poll() is None:
+            self.interrupt()
 
     def _signal(self, how: signal.Signals) -> None:
-        try:
-            if self.has_log:
-                os.killpg(self.process.pid, how)
-            else:
-                self.process.send_signal(how)
-        except ProcessLookupError:
+        if self.started is None:
             return
+        with suppress(ProcessLookupError):
+            if self.has_log:
+                os.killpg(self.started.pid, how)
+            else:
+                self.started.send_signal(how)
 
 
-def run_bash(
-    text: str, screen: Screen, has_log: bool, timeout_s: float | None, on_start: Callable[[int], None]
-) -> tuple[int, bool]:
+def run_bash(text: str, screen: Screen, has_log: bool, timeout_s: float | None) -> tuple[int, bool]:
     """Run the text; its exit code as a shell tells it (128 + signal), and whether we were interrupted."""
     from invoke.exceptions import CommandTimedOut
 
-    bash = Bash(screen, has_log, on_start)
+    bash = Bash(screen, has_log)
     try:
-        result = bash.run(text, shell=BASH, hide=True, warn=True, in_stream=False, timeout=timeout_s)
+        with interrupts_call(bash.interrupt):
+            result = bash.run(text, shell=BASH, hide=True, warn=True, in_stream=False, timeout=timeout_s)
         code = result.exited
     except CommandTimedOut:
         code = 124

@@ -17,6 +17,7 @@ class Screen:
     def __init__(self, out: BinaryIO) -> None:
         self.out = out
         self.is_terminal = out.isatty()
+        self.is_gone = False  # the terminal was closed, or the reader of the pipe is done: the job goes on
         self._lock = threading.Lock()  # a step's two streams come from two threads
         self.last_lines: deque[bytes] = deque(maxlen=KEPT_LINES)
         self._partial = b""  # the line that has not ended yet
@@ -33,7 +34,7 @@ class Screen:
             self._partial = rest
             if rest and not self._may_repeat(rest):
                 self._show_part(rest)
-            self.out.flush()
+            self._put(b"")
 
     def close(self) -> None:
         """Show what was held back; the screen ends at the start of a line."""
@@ -41,14 +42,24 @@ class Screen:
             self._end_line(self._partial)
         self._partial = b""
         self._tell_repeats()
-        self.out.flush()
+        self._put(b"")
+
+    def _put(self, data: bytes) -> None:
+        """To the screen while somebody looks; an empty write flushes."""
+        try:
+            if data and not self.is_gone:
+                self.out.write(data)
+            elif not self.is_gone:
+                self.out.flush()
+        except OSError:
+            self.is_gone = True
 
     def _may_repeat(self, part: bytes) -> bool:
         return self._num_shown == 0 and self._previous is not None and self._previous.startswith(part)
 
     def _show_part(self, part: bytes) -> None:
         self._tell_repeats()
-        self.out.write(part[self._num_shown :])
+        self._put(part[self._num_shown :])
         self._num_shown = len(part)
         # a bar redraws its line for ever: forget what a carriage return overwrote
         kept = part.rfind(b"\r")
@@ -60,12 +71,12 @@ class Screen:
             self._num_repeats += 1
         else:
             self._tell_repeats()
-            self.out.write(line[self._num_shown :] + b"\n")
+            self._put(line[self._num_shown :] + b"\n")
             self.last_lines.append(line.rpartition(b"\r")[2] or line)
         self._previous, self._num_shown = line, 0
 
     def _tell_repeats(self) -> None:
         if self._num_repeats:
             times = "time" if self._num_repeats == 1 else "times"
-            self.out.write(f"  … repeated {self._num_repeats} more {times}\n".encode())
+            self._put(f"  … repeated {self._num_repeats} more {times}\n".encode())
         self._num_repeats = 0

@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from runner.errors import Refused, RunnerError, UsageError
@@ -25,15 +26,11 @@ def claim_run(plan: Plan) -> None:
             "Show the plan again; it will have the next number.",
         ) from error
     except OSError as error:
+        with suppress(OSError):
+            folder.rmdir()  # the number stays free, unless the plan was half written
         raise UsageError(
             f"{folder} cannot be written: {error.strerror}", "Nothing has run; no log could be kept."
         ) from error
-
-
-def record_pid(plan: Plan, pid: int) -> None:
-    """The process group of a job on this machine, for those who want to stop it."""
-    if plan.run_folder:
-        write_atomically(Path(plan.run_folder) / "group", f"{pid}\n")
 
 
 def record_result(result: PlanResult) -> RunnerError | None:
@@ -51,11 +48,15 @@ def record_result(result: PlanResult) -> RunnerError | None:
 def write_atomically(path: Path, text: str) -> None:
     """The whole file or none of it, also through a crash."""
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
-    with new.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
+    try:
+        with new.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
 
 
 def run_that_spent(digest: str, phase_folder: Path) -> str | None:

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, TextIO, TypeVar
@@ -26,8 +25,8 @@ class Transport(Protocol):
     def ask(self, command: Command) -> Result:
         """Run a question, quietly; no shell where none is needed."""
 
-    def shell(self, step: Step, screen: Screen, on_start: Callable[[int], None]) -> Result:
-        """Run an effect through bash and show its output; `on_start` gets the process id."""
+    def shell(self, step: Step, screen: Screen) -> Result:
+        """Run an effect through bash and show its output."""
 
     def http(self, request: Request) -> Result:
         """Send a request."""
@@ -65,7 +64,7 @@ class Real:
         code = done.returncode if done.returncode >= 0 else 128 - done.returncode
         return Result(code, done.stdout, done.stderr, started, self.now() - started)
 
-    def shell(self, step: Step, screen: Screen, on_start: Callable[[int], None]) -> Result:
+    def shell(self, step: Step, screen: Screen) -> Result:
         """The very string, in `bash -c`. What a command logs to a file is shown from that file."""
         from runner.world.bash import run_bash
 
@@ -73,7 +72,7 @@ class Real:
         log = step.action.log if isinstance(step.action, Command) else None
         echo = LogEcho(Path(log), screen) if log else None
         try:
-            code, interrupted = run_bash(step.command, screen, bool(echo), step.timeout_s, on_start)
+            code, interrupted = run_bash(step.command, screen, bool(echo), step.timeout_s)
         finally:
             if echo:
                 echo.stop()
