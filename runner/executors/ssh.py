@@ -33,13 +33,13 @@ detached() {
   trap : INT TERM HUP
   flock -n 9 && [ ! -e "$run"/token ] || exit
   : >>"$run"/log
-  printf '%4s\\n' '' >"$run"/exit_code.new && echo "$token" >"$run"/token.new || exit
+  echo '   ' >"$run"/exit_code.new && echo "$token" >"$run"/token.new || exit
   mv "$run"/token.new "$run"/token || exit
   exec 7> >(trap '' INT TERM HUP; exec setsid tee -ia "$run"/log >/dev/null 2>&1 9>&-); tee=$!
   (sh -c 'echo $PPID' >"$run"/pid; job) >&7 2>&1 7>&-; code=$?
   exec 7>&-
   for _ in $(seq 250); do kill -0 "$tee" 2>/dev/null || break; sleep 0.02; done
-  printf '%-4s\\n' "$code" 6<>"$run"/exit_code.new >&6
+  echo "$code" 6<>"$run"/exit_code.new >&6 && truncate -s $((${#code}+1)) "$run"/exit_code.new
   sync "$run"/log "$run"/exit_code.new
   mv "$run"/exit_code.new "$run"/exit_code
 }

@@ -24,7 +24,7 @@ class RunStatus:
     exit_code: int | None = None
 
 
-# Where `$run` is the run's folder; the file's first word, since the code is padded with spaces.
+# Where `$run` is the run's folder.
 STATE = """\
 if read -r code 2>/dev/null <"$run"/exit_code; then echo "ended $code"
 elif [ ! -e "$run"/token ]; then echo absent

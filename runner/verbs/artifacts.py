@@ -5,6 +5,7 @@ from pathlib import Path, PurePosixPath
 
 from runner.errors import UsageError
 from runner.facts.fact import Asking
+from runner.facts.machine import FILE_STATE, RECORDS, Holdings, is_here
 from runner.facts.research_log import Code, code_of, is_product
 from runner.plan.command import Command, home_or_path, quote, sh, spell
 from runner.plan.plan import HERE, Effect, Plan, Step
@@ -14,29 +15,6 @@ from runner.verbs.environment import needed_phase
 from runner.verbs.target import target_of
 
 PARTIAL = ("--partial-dir=.rsync-partial",)  # an interrupted file is kept under another name
-
-# Checksum and size of a file as it is at this moment; of a link, of what it says.
-STATE = """\
-sum() { { sha256sum 2>/dev/null || shasum -a 256; } | cut -c1-64; }
-state() {
-  if [ -L "$1" ]; then echo "$(readlink "$1" | sum)/link"
-  elif [ -f "$1" ]; then size=$(($(wc -c <"$1"))); echo "$(head -c $size "$1" | sum)/$size"
-  else echo absent/0; fi; }"""
-
-# Runs on the machine, in the phase's folder: a record `checksum/size/name` for each file behind the
-# names that there is. A link out of the phase is told and left: what it leads to is no product of ours.
-RECORDS = """\
-inside() { case "$(readlink "$1")" in /*) false;; *)
-  case "$(realpath -m "$1")" in "$(pwd -P)"/*) true;; *) false;; esac;; esac; }
-records() {
-  for name in "$@"; do
-    [ ! -d "$name" ] || name=$name/
-    find "$name" \\( -type f -o -type l \\) -print0 2>/dev/null
-  done | LC_ALL=C sort -zu | while IFS= read -r -d '' file; do
-    if [ -L "$file" ] && ! inside "$file"; then
-      echo "not brought home: $file, a link out of the phase's folder" >&2
-    else printf '%s/%s\\0' "$(state "$file")" "$file"; fi
-  done; }"""
 
 # Runs here, in the phase's folder. A file that differs from its record is fetched into a folder apart
 # and gets its name only when it fits the record. One that only grew meanwhile counts with what it was;
@@ -257,11 +235,11 @@ def backup_step(settings: Settings, phase: Phase) -> Step:
     route, folder = route_of(settings), folder_of(settings, phase)
     there = Command(f"cd {spell(home_or_path(settings.remote.root))}/{quote(folder)}")
     names = sh(*(f"./{name.rstrip('/')}" for name in phase.artifacts)).text
-    recorded = route.ssh(Command(f"{there.text} || exit\n{STATE}\n{RECORDS}\nrecords {names}"))
+    recorded = route.ssh(Command(f"{there.text} || exit\n{FILE_STATE}\n{RECORDS}\nrecords {names}"))
     options = ("-lptR", "--no-implied-dirs", "--from0", "--files-from=-", "--sparse", *PARTIAL)
     here = settings.paths.research_log / phase.name
     body = BACKUP.format(
-        state=STATE,
+        state=FILE_STATE,
         phase=quote(str(here)),
         theirs=recorded.text,
         rsync=route.rsync(*options, there=there).text,
@@ -269,6 +247,15 @@ def backup_step(settings: Settings, phase: Phase) -> Step:
     )
     reason = f"{' '.join(phase.artifacts)} → {settings.paths.shown(here)}/, verified by checksum"
     return Step("backup", Command(f"({body})"), reason=reason)
+
+
+def losses(holdings: Holdings, root: Path) -> tuple[str, ...]:
+    """What would be lost with the machine: runs that are alive, files that are not here as they are there.
+
+    Reads the files here. Names are relative to the root, runs first; empty: everything is home.
+    """
+    alive = tuple(run.folder for run in holdings.runs if run.is_alive)
+    return alive + tuple(file.path for file in holdings.files if not is_here(file, root))
 
 
 def shown_bytes(num: int) -> str:

@@ -1,0 +1,138 @@
+"""What a machine holds: its runs, and the files they made with their checksums."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from runner.facts.fact import Fact, Result
+from runner.facts.run import STATE, RunState, RunStatus
+from runner.plan.command import Command, home_or_path, quote, spell
+
+# Checksum and size of a file as it is at this moment; of a link, of what it says. Also for bash 3.
+FILE_STATE = """\
+sum() { { sha256sum 2>/dev/null || shasum -a 256; } | cut -c1-64; }
+state() {
+  if [ -L "$1" ]; then echo "$(readlink "$1" | sum)/link"
+  elif [ -f "$1" ]; then size=$(($(wc -c <"$1"))); echo "$(head -c $size "$1" | sum)/$size"
+  else echo absent/0; fi; }"""
+
+# Runs on the machine, in a phase's folder: a record `checksum/size/name` for each file behind the names
+# that there is. A link out of the folder is told and left: what it leads to is no product of ours.
+RECORDS = """\
+inside() { case "$(readlink "$1")" in /*) false;; *)
+  case "$(realpath -m "$1")" in "$(pwd -P)"/*) true;; *) false;; esac;; esac; }
+records() {
+  for name in "$@"; do
+    [ ! -d "$name" ] || name=$name/
+    find "$name" \\( -type f -o -type l \\) -print0 2>/dev/null
+  done | LC_ALL=C sort -zu | while IFS= read -r -d '' file; do
+    if [ -L "$file" ] && ! inside "$file"; then
+      echo "not brought home: $file, a link out of the phase's folder" >&2
+    else printf '%s/%s\\0' "$(state "$file")" "$file"; fi
+  done; }"""
+
+# Runs on the machine, in its root. What a run has to bring home is written in its folder, and so is
+# what it left there; the files by which it is steered are not worth keeping.
+HOLDINGS = """\
+for runs in {log}/runs/ {log}/*/runs/; do
+  [ -d "$runs" ] || continue
+  folder=${{runs%/runs/}}; names=()
+  for run in "$runs"*/; do
+    [ -e "$run"/token ] || continue
+    run=${{run%/}}; printf 'run/%s/%s\\0' "$(run_state)" "$run"
+    while IFS= read -r -d '' name; do names+=("./${{name%/}}"); done < <(cat "$run"/artifacts 2>/dev/null)
+    for name in "$run"/*; do case "${{name##*/}}" in token|lock|pid|exit_code|exit_code.new|artifacts) ;;
+      *) names+=("./runs/${{run##*/}}/${{name##*/}}");; esac; done
+  done
+  printf 'folder/%s\\0' "$folder"
+  (cd "$folder" && records "${{names[@]}}")
+done"""
+
+
+@dataclass(frozen=True)
+class HeldRun:
+    """A run's folder on the machine, relative to the root."""
+
+    folder: str
+    status: RunStatus
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its processes run."""
+        return self.status.state is RunState.RUNNING
+
+
+@dataclass(frozen=True)
+class HeldFile:
+    """A file that a run made; `path` is relative to the root, `size` is None for a link."""
+
+    path: str
+    checksum: str
+    size: int | None
+
+
+@dataclass(frozen=True)
+class Holdings:
+    """All runs on the machine, and all that they have to bring home."""
+
+    runs: tuple[HeldRun, ...] = ()
+    files: tuple[HeldFile, ...] = ()
+
+
+def ask_holdings(
+    over_ssh: Callable[[Command], Command], root: str, research_log: str
+) -> Fact[Holdings | None]:
+    """What the machine holds; None when it cannot be seen. `research_log` is the folder's name."""
+    body = "\n".join(
+        [
+            f"cd {spell(home_or_path(root))} 2>/dev/null || exit 0",
+            FILE_STATE,
+            RECORDS,
+            f"run_state() {{ {STATE}\n}}",
+            HOLDINGS.format(log=quote(research_log)),
+        ]
+    )
+    return Fact(over_ssh(Command(body)), read_holdings)
+
+
+def read_holdings(result: Result) -> Holdings | None:
+    """`run/ended 0/<folder>`, `folder/<folder>` and then `checksum/size/./name` of its files."""
+    if not result.ok:
+        return None
+    runs: list[HeldRun] = []
+    files: list[HeldFile] = []
+    folder = ""
+    for record in map(os.fsdecode, result.stdout.split(b"\0")):
+        first, _, rest = record.partition("/")
+        if first == "run":
+            state, _, at = rest.partition("/")
+            word, _, code = state.partition(" ")
+            runs.append(HeldRun(at, RunStatus(RunState(word), int(code) if code.isdigit() else None)))
+        elif first == "folder":
+            folder = rest
+        elif rest:
+            size, _, name = rest.partition("/")
+            path = f"{folder}/{name.removeprefix('./')}"
+            files.append(HeldFile(path, first, int(size) if size.isdigit() else None))
+    return Holdings(tuple(runs), tuple(files))
+
+
+def is_here(file: HeldFile, root: Path) -> bool:
+    """Whether the file is here too, byte for byte."""
+    path = root / file.path
+    if file.size is None:
+        return path.is_symlink() and link_checksum(path) == file.checksum
+    if path.is_symlink() or not path.is_file() or path.stat().st_size != file.size:
+        return False
+    digest = sha256()
+    with path.open("rb") as stream:
+        while part := stream.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest() == file.checksum
+
+
+def link_checksum(path: Path) -> str:
+    """Of what a link says and a newline, as `readlink | sha256sum` has it."""
+    return sha256(os.fsencode(path.readlink()) + b"\n").hexdigest()
