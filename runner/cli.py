@@ -80,7 +80,9 @@ def run(arguments: list[str]) -> int:
         if isinstance(outcome, Plan):
             from runner.consent import show_or_apply
 
-            return show_or_apply(outcome, settings, transport, paint)
+            return show_or_apply(
+                outcome, settings, transport, paint, lambda: answer(transport, rules_for(settings))
+            )
         show_report(outcome, settings.output, paint)
         return int(getattr(outcome, "exit_code", 0))
     finally:

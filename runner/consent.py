@@ -1,12 +1,13 @@
 """Between a plan and its effects: shows it, and applies it only when this very plan was consented to."""
 
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TextIO
 
 from runner.errors import Refused
 from runner.facts.ledger import read_ledger
-from runner.plan.plan import Plan
+from runner.plan.plan import Effect, Plan
 from runner.plan.settings import Settings
 from runner.view.json import plan_document, to_json
 from runner.view.script import plan_script
@@ -17,13 +18,23 @@ from runner.world.state import run_that_spent
 from runner.world.transport import Transport
 
 
-def show_or_apply(plan: Plan, settings: Settings, transport: Transport, paint: Paint) -> int:
-    """The exit code of showing the plan, of refusing it, or of carrying it out."""
+def show_or_apply(
+    plan: Plan, settings: Settings, transport: Transport, paint: Paint, again: Callable[[], Plan]
+) -> int:
+    """The exit code of showing the plan, of refusing it, or of carrying it out.
+
+    `again` makes the plan anew, for when a person took time to answer.
+    """
     show(plan, settings, paint)
-    agreed = settings.confirm in ("true", plan.digest)
-    if settings.confirm == "false" or (agreed and not plan.steps and not plan.refused):
+    nothing_to_do = not plan.steps and not plan.refused
+    # what is done once says that it was; the other verbs may be confirmed twice
+    agreed = settings.confirm in ("true", plan.digest) or plan.effect is not Effect.PAY
+    if settings.confirm == "false" or (nothing_to_do and agreed):
         return 0
     check_consent(plan, settings)
+    if plan.effect is Effect.DESTROY and settings.confirm == "true":
+        ask_for_name(plan, settings)
+        check_same(plan, again())
     sys.stdout.flush()
     is_data = settings.output != "text"  # then stdout holds documents, and all the talk is on stderr
     screen = Screen((sys.stderr if is_data else sys.stdout).buffer)
@@ -32,6 +43,8 @@ def show_or_apply(plan: Plan, settings: Settings, transport: Transport, paint: P
     if settings.output == "json":
         say(to_json(result.document()), sys.stdout)
     say(result_text(result, settings, result.last_lines, talk), sys.stderr)
+    if plan.effect is Effect.DESTROY:
+        tell_total(plan, settings)
     return result.exit_code
 
 
@@ -39,6 +52,35 @@ def say(text: str, stream: TextIO) -> None:
     """A line for whoever still listens: a closed terminal or pipe does not stop what was consented to."""
     with suppress(OSError):
         print(text, file=stream, flush=True)
+
+
+def tell_total(plan: Plan, settings: Settings) -> None:
+    """What the machine cost, once it is gone."""
+    machine = read_ledger(settings.paths.state).by_id(dict(plan.basis).get("machine", ""))
+    if machine and machine.until and machine.is_ours:
+        hours = (machine.until - machine.since) / 3600
+        say(f"  total     ${machine.usd_until(machine.until):.2f} for {hours:.2f} h", sys.stderr)
+
+
+def ask_for_name(plan: Plan, settings: Settings) -> None:
+    """Refused (77) unless a person at a terminal types the name of the machine."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise Refused(
+            f"{plan.action} with confirm=true asks for the machine's name, and there is no terminal",
+            "Nothing has run. To run exactly the plan above:",
+            consent_line(plan, settings),
+        )
+    print(f"This cannot be undone. Type the machine's name ({plan.target.name}): ", end="", file=sys.stderr)
+    sys.stderr.flush()
+    if sys.stdin.readline().strip() != plan.target.name:
+        raise Refused(f"That is not {plan.target.name}", "Nothing has run.")
+
+
+def check_same(plan: Plan, now: Plan) -> None:
+    """Refused (77) when the world moved while a person thought."""
+    if now.refused or now.digest != plan.digest:
+        why = now.reason or f"the plan is now {now.digest}"
+        raise Refused(f"{plan.action}: since it was shown, something changed: {why}", "Nothing has run.")
 
 
 def show(plan: Plan, settings: Settings, paint: Paint) -> None:

@@ -156,7 +156,8 @@ now=$(date +%s)
 for run in {log}/*/runs/*/; do
   [ -d "$run" ] || continue
   state=lost
-  if [ -e "$run/exit_code" ]; then state="ended:$(cat "$run/exit_code")"
+  if read -r code 2>/dev/null <"$run/exit_code"; then state=ended:$code
+  elif [ -e "$run/lock" ]; then flock -n -s "$run/lock" true || state=running
   elif kill -0 "$(cat "$run/pid" 2>/dev/null)" 2>/dev/null; then state=running; fi
   touched=$(stat -c %Y "$run" "$run/log" "$run/exit_code" 2>/dev/null | sort -n | tail -1)
   echo "run $state $((now - touched)) ${{run%/}}"

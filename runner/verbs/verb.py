@@ -39,6 +39,7 @@ VERBS = (
     Verb("wait", Effect.READ, "blocks until ssh answers and CUDA works", "wait:wait"),
     Verb("setup-ssh", Effect.CHANGE, "`ssh lambda` works in every terminal", "setup_ssh:setup_ssh"),
     Verb("up", Effect.PAY, "launch, wait, setup-ssh, in one blocking call", "launch:up"),
+    Verb("terminate", Effect.DESTROY, "the machine gone, after a verified backup", "terminate:terminate"),
     Verb(
         "status",
         Effect.READ,
