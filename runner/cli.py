@@ -64,19 +64,17 @@ def run(arguments: list[str]) -> int:
     flags = parse(arguments)
     if flags.is_hydras:
         return serve(flags, arguments)
-    from runner.freeze import load
     from runner.view.text import Paint
 
-    settings = load(list(flags.overrides), Path.cwd(), flags.config_dir, program())
+    settings, rules = loaded(flags)
     paint = Paint(colourful(sys.stdout))
     from runner.facts.ledger import LEDGER
     from runner.plan.plan import Plan
-    from runner.verbs.choose import rules_for
     from runner.world.transport import Real, answer
 
     transport = Real(settings.paths.state / LEDGER, settings.time_scale)
     try:
-        outcome = answer(transport, rules_for(settings))
+        outcome = answer(transport, rules)
         if isinstance(outcome, Plan):
             from runner.consent import show_or_apply
 
@@ -101,6 +99,22 @@ def tell_running(settings: Any, now: float) -> None:
     out = sys.stdout if settings.output == "text" else sys.stderr
     for line in running_lines(read_ledger(settings.paths.state), now):
         print(line, file=out)
+
+
+def loaded(flags: Any) -> tuple[Any, Any]:
+    """The settings of one configuration or of a sweep of them, and the rules that answer it."""
+    given = (list(flags.overrides), Path.cwd(), flags.config_dir, program())
+    if flags.multirun:
+        from runner.members import load_sweep
+        from runner.verbs.sweep import sweep
+
+        many = load_sweep(*given)
+        return many.settings, sweep(many.settings, many.members)
+    from runner.freeze import load
+    from runner.verbs.choose import rules_for
+
+    settings = load(*given)
+    return settings, rules_for(settings)
 
 
 def show_report(report: Any, output: str, paint: Any) -> None:

@@ -93,7 +93,7 @@ class GenerationConf:
     top_p: float = 1.0
     top_k: int = 0
     n: int = 1
-    max_tokens: int = 4
+    max_tokens: int = 128
     seed: int = 0
 
 

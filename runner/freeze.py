@@ -59,7 +59,7 @@ def settings(
         ssh=_ssh(plain["ssh"], cwd),
         base_url=_base_url(plain["cloud"]["base_url"]),
         time_scale=plain["cloud"]["time_scale"],
-        generation=tuple(plain["generation"].items()),
+        generation=_generation(plain["generation"]),
         batch_size=_at_least_one("batch_size", plain["batch_size"]),
         machine=plain["machine"],
         confirm=_confirm(plain["confirm"]),
@@ -74,6 +74,18 @@ def settings(
         require_preflight=plain["require_preflight"],
         typed=tuple(t for t in typed if not re.match(r"(confirm|output)=", t)),
     )
+
+
+def job_of(config: DictConfig, name: str) -> Job | None:
+    """The job of this name alone, frozen; the values that jobs are given are checked as in `settings`."""
+    try:
+        whole: Any = config.phase.jobs.get(name)
+        declared: Any = OmegaConf.to_container(whole, resolve=True) if whole is not None else None
+        _generation(OmegaConf.to_container(config.generation, resolve=True))  # type: ignore[arg-type]
+        _at_least_one("batch_size", config.batch_size)
+    except OmegaConfBaseException as error:
+        raise UsageError("The configuration cannot be resolved: " + str(error).splitlines()[0]) from error
+    return None if declared is None else _job(name, declared)
 
 
 def choice_of(typed: tuple[str, ...]) -> dict[str, str]:
@@ -105,6 +117,21 @@ def _one_of(key: str, text: str, known: tuple[str, ...]) -> str:
     if text not in known:
         raise UsageError(f"{key}={text}: there is no such {key}", *choices(text, known, "Choices"))
     return text
+
+
+def _generation(plain: Mapping[str, Any]) -> tuple[tuple[str, Value], ...]:
+    """Sampling parameters that an inference engine would take."""
+    wanted = {
+        "temperature": ("0 or more", plain["temperature"] >= 0),
+        "top_p": ("above 0 and at most 1", 0 < plain["top_p"] <= 1),
+        "top_k": ("0 (all tokens) or more", plain["top_k"] >= 0),
+        "n": ("1 or more", plain["n"] >= 1),
+        "max_tokens": ("1 or more", plain["max_tokens"] >= 1),
+    }
+    for key, (what, holds) in wanted.items():
+        if not holds:
+            raise UsageError(f"generation.{key}={plain[key]}: it must be {what}")
+    return tuple(plain.items())
 
 
 def _at_least_one(key: str, number: int | None) -> int | None:

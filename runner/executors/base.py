@@ -1,14 +1,24 @@
 """What an executor is: four pure answers about a job's run; nothing here touches the world."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from runner.facts.fact import Fact
 from runner.facts.research_log import RunPaths
 from runner.facts.run import RunStatus
-from runner.plan.command import Command, quote, sh
+from runner.plan.command import Command, quote, sh, spell
 from runner.plan.plan import Step
 from runner.plan.settings import Job, Value
+
+
+@dataclass(frozen=True)
+class RunFile:
+    """A text file of the run's folder that the job reads; its lines are part of the plan."""
+
+    name: str
+    lines: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -17,6 +27,7 @@ class Submission:
 
     command: Command
     paths: RunPaths
+    files: tuple[RunFile, ...] = ()
     keeps_log: bool = False  # run.log is a file from before the runner, to be kept
     code: str = ""  # the digest of the phase's code
     secrets: tuple[str, ...] = ()  # variables of the caller that the job gets by name
@@ -62,6 +73,47 @@ def argument(key: str, value: Value) -> tuple[str, ...]:
 def spelled(value: Value) -> str:
     """A scalar as a script gets it: true and false in lower case, numbers as Python prints them."""
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+# Linux gives one argument of a process 128 KiB at most (MAX_ARG_STRLEN); `bash -c` has the whole step in one.
+WRITTEN_AT_ONCE = 60_000
+
+
+def written(root: Path, submission: Submission) -> tuple[Step, ...]:
+    """The steps that write the run's files here, in pieces that a command line can hold.
+
+    Under another name until the last piece is in, so that a file of this name is a whole one.
+    """
+    folder = sh("mkdir", "-p", submission.paths.folder)
+    steps = []
+    for file in submission.files:
+        path = submission.paths.folder / file.name
+        new = spell(f"{path}.new")
+        pieces = list(in_pieces(file.lines))
+        for number, piece in enumerate(pieces):
+            into = ">>" if number else ">"
+            lines = sh("printf", r"%s\n", *piece)
+            write = folder & Command(f"{lines.text} {into} {new}")
+            if number == len(pieces) - 1:
+                write = write & sh("mv", f"{path}.new", path)
+            part = f", part {number + 1} of {len(pieces)}" if len(pieces) > 1 else ""
+            reason = f"{len(piece)} line{'s' * (len(piece) != 1)} of {file.name}{part}"
+            steps.append(Step("configs", write.within(root), reason=reason))
+    return tuple(steps)
+
+
+def in_pieces(lines: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """The lines in order, as many at once as a command holds when they are quoted."""
+    piece: list[str] = []
+    size = 0
+    for line in lines:
+        length = len(quote(line).encode(errors="surrogateescape")) + 1
+        if piece and size + length > WRITTEN_AT_ONCE:
+            yield tuple(piece)
+            piece, size = [], 0
+        piece.append(line)
+        size += length
+    yield tuple(piece)
 
 
 def opened(submission: Submission) -> Command:

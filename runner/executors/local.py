@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from runner.executors.base import Submission, opened, recorded
+from runner.executors.base import Submission, opened, recorded, written
 from runner.facts.fact import Fact, Result
 from runner.facts.research_log import RunPaths
 from runner.facts.run import RunState, RunStatus
@@ -18,12 +18,13 @@ class Local:
         self.venv = venv if not venv.is_relative_to(root) else venv.relative_to(root)
 
     def submit(self, submission: Submission) -> tuple[Step, ...]:
-        """One step that lasts as long as the job and ends with its exit code."""
+        """The run's files, then one step that lasts as long as the job and ends with its exit code."""
         paths = submission.paths
         job = recorded(submission.command, sh("source", f"{self.venv}/bin/activate"))
         command = (opened(submission) & job).within(self.root)
         log = str(self.root / paths.log)
         return (
+            *written(self.root, submission),
             Step(
                 "start",
                 Command(command.text, log=log),
@@ -48,7 +49,7 @@ class Local:
         """TERM to the job, KILL after ten seconds."""
         pid = sh(self.root / paths.pid).text
         text = (
-            f'pid=$(cat {pid}) && kill -TERM "$pid" && '
+            f'pid=$(cat {pid}) && {{ pkill -TERM -P "$pid"; kill -TERM "$pid"; }} && '
             '{ for _ in $(seq 100); do kill -0 "$pid" 2>/dev/null || exit 0; sleep 0.1; done; '
             'kill -KILL "$pid"; }'
         )

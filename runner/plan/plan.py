@@ -116,6 +116,19 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Member:
+    """One member of a sweep: the overrides that make it, and which of the plan's processes runs it."""
+
+    number: int
+    overrides: tuple[str, ...]
+    process: int
+
+    def document(self) -> dict[str, Any]:
+        """The member as JSON."""
+        return {"overrides": list(self.overrides), "process": self.process}
+
+
+@dataclass(frozen=True)
 class Plan:
     """What will be done, whole before the first effect.
 
@@ -141,6 +154,8 @@ class Plan:
     artifacts: tuple[str, ...] = ()
     patience_s: float = 0.0
     then: str | None = None
+    members: tuple[Member, ...] = ()
+    results: str | None = None  # the folder in which the members of a sweep leave theirs
 
     @property
     def digest(self) -> str:

@@ -16,6 +16,24 @@ class StepResult:
 
 
 @dataclass(frozen=True)
+class FailedMember:
+    """A member of a sweep that left an error: what it said, and whether memory was short."""
+
+    number: int
+    error: str
+    exit_code: int
+    out_of_memory: bool = False
+
+
+@dataclass(frozen=True)
+class MembersResult:
+    """How many members of a sweep have a result, and which left an error instead."""
+
+    num_finished: int
+    failed: tuple[FailedMember, ...] = ()
+
+
+@dataclass(frozen=True)
 class PlanResult:
     """How a plan went. `log` is the run's log here; `artifacts` those that are there now.
 
@@ -28,10 +46,11 @@ class PlanResult:
     log: str | None = None
     artifacts: tuple[str, ...] = ()
     last_lines: tuple[bytes, ...] = ()
+    members: MembersResult | None = None
 
     def document(self) -> dict[str, Any]:
         """As runner.result/1."""
-        return {
+        document: dict[str, Any] = {
             "format": "runner.result/1",
             "digest": self.plan.digest,
             "run": self.plan.run,
@@ -44,3 +63,7 @@ class PlanResult:
             "log": self.log,
             "artifacts": list(self.artifacts),
         }
+        if self.members is not None:
+            failed = [{"member": f.number, "error": f.error} for f in self.members.failed]
+            document["members"] = {"finished": self.members.num_finished, "failed": failed}
+        return document

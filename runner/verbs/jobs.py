@@ -1,31 +1,61 @@
 """A job of a phase as one plan: sync, setup, start, follow, backup, those that apply."""
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from runner.errors import UsageError, choices
-from runner.executors.base import Submission, argument, job_command
+from runner.executors.base import RunFile, Submission, argument, job_command
 from runner.facts.fact import Asking
 from runner.facts.research_log import Code, Revision, RunPaths, code_of, next_run, revision_of
-from runner.plan.command import sh
-from runner.plan.plan import Effect, Plan, Step
+from runner.plan.command import Command, sh
+from runner.plan.plan import Effect, Member, Plan, Step
 from runner.plan.settings import Job, Phase, Settings
 from runner.verbs.environment import needed_phase, setup_step
 from runner.verbs.target import executor_of, target_of
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a run does, once its name and its paths are known; most jobs are one command and its values."""
+
+    command: Command
+    values: str
+    files: tuple[RunFile, ...] = ()
+    members: tuple[Member, ...] = ()
+    results: str | None = None
+    details: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
 def job(settings: Settings) -> Asking[Plan]:
     """The plan that runs the phase's job `settings.action`."""
+    if settings.resume is not None:
+        from runner.verbs.sweep import resumed
+
+        return (yield from resumed(settings))
+    declared = declared_job(settings, needed_phase(settings))
+
+    def work(paths: RunPaths) -> Work:
+        script = str(paths.folder.parent.parent / declared.entrypoint)
+        return Work(job_command(declared, script), shown_values(declared))
+
+    return (yield from planned(settings, declared, work))
+
+
+def planned(settings: Settings, declared: Job, work_of: Callable[[RunPaths], Work]) -> Asking[Plan]:
+    """The plan of a run of the phase, whatever its work is."""
     phase = needed_phase(settings)
-    declared = declared_job(settings, phase)
     log_name = settings.paths.research_log.name
     folder = f"{log_name}/{phase.name}"
     code: Code = yield code_of(settings.paths.root, folder, phase.artifacts)
     revision: Revision = yield revision_of(settings.paths.root, folder)
     run = next_run(settings.paths.research_log / phase.name, declared.name)
     paths = RunPaths.of(log_name, phase.name, run)
+    work = work_of(paths)
     submission = Submission(
-        command=job_command(declared, f"{folder}/{declared.entrypoint}"),
+        command=work.command,
         paths=paths,
+        files=work.files,
         keeps_log=is_old_log(settings, paths),
     )
     submission = replace(
@@ -45,10 +75,12 @@ def job(settings: Settings) -> Asking[Plan]:
         basis=(("machine", settings.alias), ("code", code.digest), ("run", run)),
         run=run,
         run_folder=str(local_folder),
-        details=(("values", shown_values(declared)), ("code", shown_code(code, revision))),
-        notes=job_notes(submission),
+        details=(("values", work.values), *work.details, ("code", shown_code(code, revision))),
+        notes=(*job_notes(submission), *work.notes),
         monitor=sh("tail", "-f", settings.paths.shown(local_folder / "log")).text,
         artifacts=phase.artifacts,
+        members=work.members,
+        results=work.results,
     )
 
 

@@ -8,7 +8,7 @@ from runner.plan.plan import Plan
 
 def plan_document(plan: Plan) -> dict[str, Any]:
     """As runner.plan/1."""
-    return {
+    document: dict[str, Any] = {
         "format": "runner.plan/1",
         "digest": plan.digest,
         "action": plan.action,
@@ -21,6 +21,10 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "monitor": plan.monitor,
         "steps": [step.document() for step in plan.steps],
     }
+    if plan.members:
+        document["members"] = [member.document() for member in plan.members]
+        document["results"] = plan.results
+    return document
 
 
 def to_json(document: dict[str, Any]) -> str:

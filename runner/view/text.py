@@ -12,24 +12,12 @@ from runner.plan.plan import Effect, Plan, Step
 from runner.plan.result import PlanResult
 from runner.plan.settings import Settings
 from runner.verbs.discover import Discovery
+from runner.view.members import members_outcome, members_table
+from runner.view.paint import Paint as Paint
 
 MARKS = {Effect.READ: "?", Effect.CHANGE: "~", Effect.PAY: "$", Effect.DESTROY: "-"}
-SGR = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
 EFFECT_COLOUR = {Effect.READ: "cyan", Effect.CHANGE: "green", Effect.PAY: "yellow", Effect.DESTROY: "red"}
 STATE_COLOUR = {State.COMPLETE: "green", State.ACTIVE: "yellow", State.PENDING: "cyan", State.EMPTY: "dim"}
-
-
-class Paint:
-    """Colours that are there on a terminal and vanish in a pipe."""
-
-    def __init__(self, colour: bool) -> None:
-        self.colour = colour
-
-    def __call__(self, text: str, *styles: str) -> str:
-        """`text` in these styles."""
-        if not self.colour or not styles:
-            return text
-        return f"\033[{';'.join(SGR[style] for style in styles)}m{text}\033[0m"
 
 
 def plan_text(plan: Plan, settings: Settings, paint: Paint) -> str:
@@ -37,6 +25,7 @@ def plan_text(plan: Plan, settings: Settings, paint: Paint) -> str:
     lines = [plan_title(plan, paint), f"  machine   {machine_text(plan)}"]
     lines += [f"  {label:<9} {value}" for label, value in plan.details]
     lines += [paint(f"  note      {note}", "yellow") for note in plan.notes]
+    lines += members_table(plan, paint)
     for step in plan.steps:
         lines += ["", *step_lines(step, paint)]
     return "\n".join([*lines, "", *closing(plan, settings, paint)])
@@ -112,6 +101,7 @@ def result_text(result: PlanResult, settings: Settings, last_lines: Iterable[byt
         how = "Stopped:" if result.exit_code == 130 else "Failed:"
         lines = [f"{paint(how, 'red', 'bold')} {name} after {duration(seconds)}: {how_it_ended(result)}"]
         lines += last_lines_text(last_lines)
+    lines += members_outcome(result, settings)
     rows = [("log", shown_path(result.log, settings))] if result.log else []
     rows += [("artifact", shown_path(path, settings)) for path in result.artifacts]
     rows.append(("next", next_command(result, settings)))

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from runner.facts.fact import Result
+from runner.facts.samples import members_result
 from runner.plan.plan import Plan, Request, Step
-from runner.plan.result import PlanResult, StepResult
+from runner.plan.result import MembersResult, PlanResult, StepResult
 from runner.verbs.launching import Sent, launching, sending
 from runner.world import state
 from runner.world.screen import Screen
@@ -43,7 +44,8 @@ def apply(plan: Plan, transport: Transport, screen: Screen, tell: Tell) -> PlanR
         stopped = result.interrupted or (not result.ok and not step.carries_on)
         if stopped:
             break
-    finished = PlanResult(plan, code, tuple(done), log_of(plan), present_artifacts(plan), last_lines)
+    files = (log_of(plan), present_artifacts(plan))
+    finished = PlanResult(plan, code, tuple(done), *files, last_lines, members_of(plan))
     if problem := state.record_result(finished):
         tell(f"warning: {problem.message}")
     return finished
@@ -112,6 +114,13 @@ def log_of(plan: Plan) -> str | None:
     """The run's log here, if there is one."""
     log = Path(plan.run_folder or "") / "log"
     return str(log) if plan.run_folder and log.exists() else None
+
+
+def members_of(plan: Plan) -> MembersResult | None:
+    """What the members of a sweep have left here."""
+    if not plan.members or plan.results is None:
+        return None
+    return members_result(Path(plan.results), [member.number for member in plan.members])
 
 
 def present_artifacts(plan: Plan) -> tuple[str, ...]:
