@@ -15,7 +15,7 @@ and descriptors of its own.
 from hashlib import sha256
 from pathlib import Path
 
-from runner.executors.base import Submission
+from runner.executors.base import Submission, written
 from runner.facts.fact import Fact
 from runner.facts.research_log import RunPaths
 from runner.facts.run import STATE, RunStatus, read_state
@@ -134,7 +134,19 @@ class Ssh:
             on=self.route.alias,
             reason="detached; the log is kept on both ends",
         )
-        return (start, self.follow(submission.paths))
+        return (*self._files(submission), start, self.follow(submission.paths))
+
+    def _files(self, submission: Submission) -> tuple[Step, ...]:
+        """The run's files, written here and copied. What the machine has already belongs to a run that was."""
+        if not submission.files:
+            return ()
+        folder = str(submission.paths.folder)
+        there = below(self.root, folder)
+        push = self.route.rsync("-t", "--ignore-existing", there=sh("mkdir", "-p", there) & sh("cd", there))
+        names = " ".join(spell(f"./{file.name}") for file in submission.files)
+        copy = Command(f"{push.text} {names} {self.route.far}").within(self.home / folder)
+        reason = f"{len(submission.files)} file{'s' * (len(submission.files) != 1)} → {self.route.alias}"
+        return (*written(self.home, submission), Step("configs", copy, on=self.route.alias, reason=reason))
 
     def _start(self, submission: Submission) -> Command:
         """The one idempotent command, asked again while the link fails."""
@@ -225,6 +237,7 @@ def token_of(submission: Submission) -> str:
     """Which plan starts the run: the same for the same run, code and command, and not the digest itself,
     which covers this very text."""
     named = [str(submission.paths.folder), submission.code, submission.command.text]
+    named += [line for file in submission.files for line in (file.name, *file.lines)]
     return sha256("\0".join(named).encode(errors="surrogateescape")).hexdigest()[:12]
 
 
