@@ -137,7 +137,7 @@ class Ssh:
         return (*self._files(submission), start, self.follow(submission.paths))
 
     def _files(self, submission: Submission) -> tuple[Step, ...]:
-        """The run's files, written here and copied. What the machine has already belongs to a run that was."""
+        """The run's files, written here and copied. What the machine has belongs to a run that was."""
         if not submission.files:
             return ()
         folder = str(submission.paths.folder)

@@ -18,6 +18,7 @@ class EarlierCosts:
     """What a member and a load took in an earlier run, on average."""
 
     run: str
+    machine: str
     load_s: float
     member_s: float
 
@@ -62,7 +63,9 @@ def earlier_costs(phase_folder: Path, job: str) -> EarlierCosts | None:
         seconds = [float(t.get("generation_seconds", t.get("seconds", 0))) for t in told if t]
         loads = [float(t.get("load_seconds", 0)) for t in told if t]
         if seconds:
-            return EarlierCosts(folder.name, max(loads), sum(seconds) / len(seconds))
+            plan = read_json(phase_folder / "runs" / folder.name / "plan.json") or {}
+            machine = str(plan.get("instance", {}).get("name", "another machine"))
+            return EarlierCosts(folder.name, machine, max(loads), sum(seconds) / len(seconds))
     return None
 
 

@@ -237,4 +237,5 @@ def estimate(settings: Settings, declared: Job, members: Sequence[SweptJob]) -> 
     processes = fold(members)
     seconds = len(processes) * earlier.load_s + len(members) * earlier.member_s
     usd = price * seconds / 3600
-    return (("estimate", f"${usd:.2f}: {seconds / 60:.0f} min if members take as long as in {earlier.run}"),)
+    as_then = f"if members take as long as in {earlier.run} on {earlier.machine}"
+    return (("estimate", f"${usd:.2f}: {seconds / 60:.0f} min {as_then}"),)
