@@ -13,6 +13,10 @@ def rules_for(settings: Settings) -> Asking[Any]:
     if verb := verb_named(settings.action):
         return verb.ask(settings)
     if settings.phase and settings.phase.job(settings.action):
+        if settings.resume is not None:
+            from runner.verbs.sweep import resumed
+
+            return resumed(settings)
         from runner.verbs.jobs import job
 
         return job(settings)

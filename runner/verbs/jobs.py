@@ -29,10 +29,6 @@ class Work:
 
 def job(settings: Settings) -> Asking[Plan]:
     """The plan that runs the phase's job `settings.action`."""
-    if settings.resume is not None:
-        from runner.verbs.sweep import resumed
-
-        return (yield from resumed(settings))
     declared = declared_job(settings, needed_phase(settings))
 
     def work(paths: RunPaths) -> Work:
