@@ -74,13 +74,11 @@ def run(arguments: list[str]) -> int:
 
     transport = Real(settings.paths.state / LEDGER, settings.time_scale)
     try:
-        outcome = answer(transport, rules)
+        outcome = answer(transport, rules())
         if isinstance(outcome, Plan):
             from runner.consent import show_or_apply
 
-            return show_or_apply(
-                outcome, settings, transport, paint, lambda: answer(transport, rules_for(settings))
-            )
+            return show_or_apply(outcome, settings, transport, paint, lambda: answer(transport, rules()))
         show_report(outcome, settings.output, paint)
         return int(getattr(outcome, "exit_code", 0))
     finally:
@@ -102,19 +100,19 @@ def tell_running(settings: Any, now: float) -> None:
 
 
 def loaded(flags: Any) -> tuple[Any, Any]:
-    """The settings of one configuration or of a sweep of them, and the rules that answer it."""
+    """The settings of one configuration or of a sweep of them, and what begins to ask by its rules."""
     given = (list(flags.overrides), Path.cwd(), flags.config_dir, program())
     if flags.multirun:
         from runner.members import load_sweep
         from runner.verbs.sweep import sweep
 
         many = load_sweep(*given)
-        return many.settings, sweep(many.settings, many.members)
+        return many.settings, lambda: sweep(many.settings, many.members)
     from runner.freeze import load
     from runner.verbs.choose import rules_for
 
     settings = load(*given)
-    return settings, rules_for(settings)
+    return settings, lambda: rules_for(settings)
 
 
 def show_report(report: Any, output: str, paint: Any) -> None:
