@@ -374,6 +374,8 @@ def main() -> None:
     # ------------------------------------------------------------------------------------------------------------------
     # Load once: the libraries, the data, the model, the newest unfinished checkpoint
 
+    # On a CPU that others use as well, threads that wait should soon give way; spinning made steps ten times as long.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     print("loading torch, transformers and datasets", flush=True)
     import datasets
     import torch

@@ -1,0 +1,1 @@
+"""A rehearsal of Lambda Cloud: the HTTP API, and behind every instance a machine with an sshd."""
