@@ -1,14 +1,14 @@
 """What a machine holds: its runs, and the files they made with their checksums."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 from runner.facts.fact import Fact, Result
 from runner.facts.run import STATE, RunState, RunStatus
-from runner.plan.command import Command, home_or_path, quote, spell
+from runner.plan.command import Command, home_or_path, quote, sh, spell
 
 # Checksum and size of a file as it is at this moment; of a link, of what it says. Also for bash 3.
 FILE_STATE = """\
@@ -34,12 +34,13 @@ records() {
   done; }"""
 
 # Runs on the machine, in its root. What a run has to bring home is written in its folder, and so is
-# what it left there; the files by which it is steered are not worth keeping.
+# what it left there; the files by which it is steered are not worth keeping. Artifacts that only the
+# configuration knows (somebody ran the script by hand) come on top.
 HOLDINGS = """\
-for runs in {log}/runs/ {log}/*/runs/; do
-  [ -d "$runs" ] || continue
-  folder=${{runs%/runs/}}; names=()
-  for run in "$runs"*/; do
+for folder in {log}/ {log}/*/; do
+  folder=${{folder%/}}; names=()
+  while IFS= read -r -d '' name; do names+=("./$name"); done < <(declared)
+  for run in "$folder"/runs/*/; do
     [ -e "$run"/token ] || continue
     run=${{run%/}}; printf 'run/%s/%s\\0' "$(run_state)" "$run"
     while IFS= read -r -d '' name; do names+=("./${{name%/}}"); done < <(cat "$run"/artifacts 2>/dev/null)
@@ -82,19 +83,36 @@ class Holdings:
 
 
 def ask_holdings(
-    over_ssh: Callable[[Command], Command], root: str, research_log: str
+    over_ssh: Callable[[Command], Command],
+    root: str,
+    research_log: str,
+    declared: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Fact[Holdings | None]:
-    """What the machine holds; None when it cannot be seen. `research_log` is the folder's name."""
+    """What the machine holds; None when it cannot be seen. `research_log` is the folder's name.
+
+    `declared`: phase → its artifacts, for phases whose runs did not leave word of them.
+    """
+    cases = [
+        f"{quote(f'{research_log}/{phase}')}) {listing(names)};;"
+        for phase, names in sorted((declared or {}).items())
+        if names
+    ]
     body = "\n".join(
         [
             f"cd {spell(home_or_path(root))} 2>/dev/null || exit 0",
             FILE_STATE,
             RECORDS,
             f"run_state() {{ {STATE}\n}}",
+            'declared() { case "$folder" in ' + " ".join(cases) + " esac; }",
             HOLDINGS.format(log=quote(research_log)),
         ]
     )
     return Fact(over_ssh(Command(body)), read_holdings)
+
+
+def listing(names: tuple[str, ...]) -> str:
+    """The command that prints these names, each with a NUL behind it."""
+    return sh("printf", r"%s\0", *(name.rstrip("/") for name in names)).text
 
 
 def read_holdings(result: Result) -> Holdings | None:

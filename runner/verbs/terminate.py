@@ -4,12 +4,12 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.facts.fact import Asking, Fact
-from runner.facts.holdings import HeldFile, HeldRun, Holdings, inventory, is_here, read_holdings
+from runner.facts.fact import Asking
 from runner.facts.lambda_cloud import Rented, terminate_request
 from runner.facts.ledger import Machine
+from runner.facts.machine import HeldFile, HeldRun, Holdings, ask_holdings, is_here
 from runner.facts.probe import on_machine
-from runner.plan.command import home_or_path
+from runner.plan.command import Command
 from runner.plan.plan import Effect, Plan, Step, Target
 from runner.plan.settings import Settings
 from runner.verbs.rented import Seen, alias_for, called, configured_alias, find, look, target_for
@@ -78,68 +78,82 @@ def terminate(settings: Settings) -> Asking[Plan]:
     )
 
 
-def holdings(settings: Settings, machine: Rented) -> Asking[Holdings]:
-    """What is on it; a machine without an address cannot be asked."""
+def holdings(settings: Settings, machine: Rented) -> Asking[Holdings | None]:
+    """What is on it; None when nobody can look, as into a machine without an address."""
     if machine.ip is None:
-        return Holdings(False, said=f"it is {machine.status} and has no address")
-    declared = {folder: artifacts for folder, (_, artifacts) in declared_phases(settings).items()}
-    script = inventory(home_or_path(settings.remote.root), declared)
-    held: Holdings = yield Fact(on_machine(settings, machine, script), read_holdings)
+        return None
+    log = settings.paths.research_log.name
+    declared = {phase: artifacts for phase, (_, artifacts) in declared_phases(settings).items()}
+    held: Holdings | None = yield ask_holdings(
+        lambda command: over_ssh(settings, machine, command), settings.remote.root, log, declared
+    )
     return held
 
 
+def over_ssh(settings: Settings, machine: Rented, command: Command) -> Command:
+    """The command on the machine, by its address: it need not have an alias yet."""
+    return on_machine(settings, machine, command.text)
+
+
 def declared_phases(settings: Settings) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Phase folder below the root → (its choice, its artifacts), of every phase that is configured."""
+    """Phase → (its choice, its artifacts), of every phase that is configured."""
     import yaml
 
-    log = settings.paths.research_log.name
     declared: dict[str, tuple[str, tuple[str, ...]]] = {}
     for file in (f for folder in settings.paths.conf for f in sorted((folder / "phase").glob("*.yaml"))):
         try:
             phase = yaml.safe_load(file.read_text())["phase"]
             artifacts = tuple(map(str, phase.get("artifacts") or ()))
-            declared[f"{log}/{phase['name']}"] = (file.stem, artifacts)
+            declared[str(phase["name"])] = (file.stem, artifacts)
         except (yaml.YAMLError, OSError, KeyError, TypeError, AttributeError, UnicodeDecodeError):
             continue
     if settings.phase:
-        folder = f"{log}/{settings.phase.name}"
-        choice, artifacts = declared.get(folder, (settings.phase.choice, ()))
-        declared[folder] = (choice, (*artifacts, *settings.phase.artifacts))
+        choice, artifacts = declared.get(settings.phase.name, (settings.phase.choice, ()))
+        declared[settings.phase.name] = (choice, (*artifacts, *settings.phase.artifacts))
     return declared
 
 
-def loss_of(settings: Settings, seen: Seen, machine: Rented, held: Holdings) -> Loss:
+def loss_of(settings: Settings, seen: Seen, machine: Rented, held: Holdings | None) -> Loss:
     """The guard: what is alive, what is not here, what nobody can see; less what `discard` names."""
-    if not held.answered:
+    if held is None:
         if UNREACHABLE in settings.discard:
             return Loss(accepted=(UNREACHABLE,))
-        return Loss() if holds_nothing(settings, seen, machine) else Loss(unseen=held.said)
+        return Loss() if holds_nothing(settings, seen, machine) else Loss(unseen=why_unseen(machine))
+    if UNREACHABLE not in settings.discard and (astray := runs_not_found(settings, seen, machine, held)):
+        root = settings.remote.root
+        return Loss(
+            unseen=f"{listed(astray)} ran on it and is not below {root} there: was remote.root another?"
+        )
     missing = [file for file in held.files if not is_here(file, settings.paths.root)]
-    alive = [run for run in held.runs if run.is_alive]
-    thrown = {run.folder for run in held.runs if any(names_run(name, run) for name in settings.discard)}
-    thrown_phases = {folder.rsplit("/", 2)[0] for folder in thrown}
+    thrown = {run.folder for run in held.runs if any(names(word, run.folder) for word in settings.discard)}
+    phases = {phase_folder(folder) for folder in thrown}
     given_up = [
-        file
+        file.path
         for file in missing
-        if file.phase in thrown_phases or any(names_file(name, file) for name in settings.discard)
+        if phase_folder(file.path) in phases or any(names(word, file.path) for word in settings.discard)
     ]
     return Loss(
-        alive=tuple(run for run in alive if run.folder not in thrown),
-        files=tuple(file for file in missing if file not in given_up),
-        accepted=(*sorted(thrown), *(file.path for file in given_up)),
+        alive=tuple(run for run in held.runs if run.is_alive and run.folder not in thrown),
+        files=tuple(file for file in missing if file.path not in given_up),
+        accepted=(*sorted(thrown), *given_up),
     )
 
 
-def names_run(word: str, run: HeldRun) -> bool:
-    """`0003-train`, or its folder below the root, or the end of that: `phase12-…/runs/0003-train`."""
-    word = word.rstrip("/")
-    return word in (run.name, run.folder) or run.folder.endswith(f"/{word}")
+def why_unseen(machine: Rented) -> str:
+    """`it is booting and has no address`, or that ssh does not answer."""
+    return f"it is {machine.status} and has no address" if machine.ip is None else "it does not answer ssh"
 
 
-def names_file(word: str, file: HeldFile) -> bool:
-    """A file or a folder of artifacts, below the root or below its phase."""
-    word = word.rstrip("/")
-    return any(path == word or path.startswith(f"{word}/") for path in (file.path, file.in_phase))
+def names(word: str, path: str) -> bool:
+    """Whether a word of `discard` means this run or file: whole, its last parts, or a folder it is in."""
+    word = word.strip("/").removeprefix("./")
+    whole = f"/{path}/"
+    return bool(word) and (whole.startswith(f"/{word}/") or f"/{word}/" in whole)
+
+
+def phase_folder(path: str) -> str:
+    """`research-log/phase12-…` of anything in it."""
+    return "/".join(path.split("/")[:2])
 
 
 def holds_nothing(settings: Settings, seen: Seen, machine: Rented) -> bool:
@@ -147,9 +161,24 @@ def holds_nothing(settings: Settings, seen: Seen, machine: Rented) -> bool:
     known = seen.ledger.by_id(machine.id)
     if known is None or not known.is_ours:
         return False
+    return not recorded_runs(settings, machine, known.since)
+
+
+def runs_not_found(settings: Settings, seen: Seen, machine: Rented, held: Holdings) -> list[str]:
+    """Runs that were followed from here and that the machine does not show: we look in the wrong place."""
+    known = seen.ledger.by_id(machine.id)
+    if known is None:
+        return []
+    root, there = settings.paths.root, {run.folder for run in held.runs}
+    folders = (p.parent for p in recorded_runs(settings, machine, known.since) if (p.parent / "log").exists())
+    return [name for f in folders if (name := str(f.relative_to(root))) not in there]
+
+
+def recorded_runs(settings: Settings, machine: Rented, since: float) -> list[Path]:
+    """The plans of runs here that were for this machine."""
     names = {alias_for(settings, machine), machine.name, machine.id}
-    plans = settings.paths.research_log.glob("*/runs/*/plan.json")
-    return not any(was_meant_for(plan, names, known.since) for plan in plans)
+    plans = sorted(settings.paths.research_log.glob("*/runs/*/plan.json"))
+    return [plan for plan in plans if was_meant_for(plan, names, since)]
 
 
 def was_meant_for(plan: Path, names: set[str], since: float) -> bool:
@@ -186,7 +215,9 @@ def nothing_to_end(settings: Settings, machine: Machine, now: float) -> Plan:
     )
 
 
-def details(settings: Settings, seen: Seen, machine: Rented, held: Holdings) -> tuple[tuple[str, str], ...]:
+def details(
+    settings: Settings, seen: Seen, machine: Rented, held: Holdings | None
+) -> tuple[tuple[str, str], ...]:
     """What a person weighs before ending a machine."""
     known = seen.ledger.by_id(machine.id)
     rows = [("name", f"{machine.name or '(no name)'} · {machine.id} · {machine.status} in {machine.region}")]
@@ -195,12 +226,12 @@ def details(settings: Settings, seen: Seen, machine: Rented, held: Holdings) -> 
         rows.append(("cost", f"${known.usd_until(seen.now):.2f} so far, {hours:.1f} h"))
     else:
         rows.append(("cost", "unknown: it was not launched from here"))
-    if held.answered:
+    if held is not None:
         num_here = sum(is_here(file, settings.paths.root) for file in held.files)
         num_runs, num_files = len(held.runs), len(held.files)
         rows.append(("holds", f"{num_runs} run(s), {num_files} artifact file(s), {num_here} verified here"))
     else:
-        rows.append(("holds", f"nobody can see it: {held.said}"))
+        rows.append(("holds", f"nobody can see it: {why_unseen(machine)}"))
     return tuple(rows)
 
 
@@ -209,15 +240,16 @@ def notes(settings: Settings, machine: Rented, loss: Loss) -> tuple[str, ...]:
     given_up = (f"will be lost, as discard says: {listed(list(loss.accepted))}",) if loss.accepted else ()
     if loss.reason is None:
         return given_up
-    choices = {folder: choice for folder, (choice, _) in declared_phases(settings).items()}
-    folders = sorted({file.phase for file in loss.files} | {run.phase for run in loss.alive})
+    choices = {phase: choice for phase, (choice, _) in declared_phases(settings).items()}
+    lost = [*(run.folder for run in loss.alive), *(file.path for file in loss.files)]
+    folders = sorted({phase_folder(path).rpartition("/")[2] for path in lost})
     which = machine.name or machine.id
     backups = tuple(
         f"to bring it home: {settings.program} phase={choices[folder]} machine={which} action=backup"
         for folder in folders
         if folder in choices
     )
-    words = [UNREACHABLE] if loss.unseen else [r.folder for r in loss.alive] + [f.path for f in loss.files]
+    words = [UNREACHABLE] if loss.unseen else lost
     return (
         *given_up,
         *backups,
