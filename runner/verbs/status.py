@@ -23,6 +23,11 @@ class InstanceStatus:
     usd_so_far: float
     inside: Inside | None
 
+    @property
+    def idle_s(self) -> float | None:
+        """For how long nothing ran on it; None where nobody can look."""
+        return min(self.inside.idle_s, self.up_s) if self.inside else None
+
     def document(self) -> dict[str, Any]:
         """As JSON; `name` is what ssh and machine= understand."""
         return {
@@ -37,7 +42,7 @@ class InstanceStatus:
             "usd_per_hour": self.instance.usd_per_hour,
             "up_s": round(self.up_s),
             "usd_so_far": round(self.usd_so_far, 4),
-            "idle_s": round(self.inside.idle_s) if self.inside else None,
+            "idle_s": None if self.idle_s is None else round(self.idle_s),
             "gpu_percent": self.inside.gpu_percent if self.inside else None,
             "runs": [run.document() for run in self.inside.runs] if self.inside else [],
         }

@@ -100,11 +100,11 @@ def doing(row: InstanceStatus) -> str:
         return "not ours"
     if row.instance.status in ("unhealthy", "preempted"):
         return "of no use, and billed: action=terminate"
-    if row.inside is None:
+    if row.inside is None or row.idle_s is None:
         return "does not answer ssh"
     alive = [run.folder.rpartition("/")[2] for run in row.inside.runs if run.state == "running"]
     gpu = f", GPU {row.inside.gpu_percent} %" if row.inside.gpu_percent is not None else ""
-    return (", ".join(alive) or f"idle for {duration(row.inside.idle_s)}") + gpu
+    return (", ".join(alive) or f"idle for {duration(row.idle_s)}") + gpu
 
 
 def filesystem_line(name: str, region: str, num_bytes: int | None) -> str:
