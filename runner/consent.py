@@ -25,7 +25,11 @@ def show_or_apply(
 
     `again` makes the plan anew, for when a person took time to answer.
     """
-    show(plan, settings, paint)
+    reads = plan.effect is Effect.READ and settings.output != "script"
+    if not reads or settings.output == "json":
+        show(plan, settings, paint)
+    if reads:
+        return carry_out(plan, settings, transport, paint)
     nothing_to_do = not plan.steps and not plan.refused
     # what is done once says that it was; the other verbs may be confirmed twice
     agreed = settings.confirm in ("true", plan.digest) or plan.effect is not Effect.PAY
@@ -35,6 +39,11 @@ def show_or_apply(
     if plan.effect is Effect.DESTROY and settings.confirm == "true":
         ask_for_name(plan, settings)
         check_same(plan, again())
+    return carry_out(plan, settings, transport, paint)
+
+
+def carry_out(plan: Plan, settings: Settings, transport: Transport, paint: Paint) -> int:
+    """The exit code of applying the plan; what is only read needs no consent."""
     sys.stdout.flush()
     is_data = settings.output != "text"  # then stdout holds documents, and all the talk is on stderr
     screen = Screen((sys.stderr if is_data else sys.stdout).buffer)

@@ -44,8 +44,8 @@ class Executor(Protocol):
     def state(self, paths: RunPaths) -> Fact[RunStatus]:
         """The question where the run is."""
 
-    def logs(self, paths: RunPaths, lines: int | None) -> Command:
-        """Show the run's log: its last lines, or all of it until the run ends."""
+    def logs(self, paths: RunPaths, lines: int | None) -> tuple[Step, ...]:
+        """Show the run's log: its last lines, or all of it until the run ends, with the job's exit code."""
 
     def stop(self, paths: RunPaths) -> Step:
         """End the run: TERM, then KILL for what ignores it."""

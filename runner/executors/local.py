@@ -6,8 +6,21 @@ from runner.executors.base import Submission, opened, recorded, written
 from runner.facts.fact import Fact, Result
 from runner.facts.research_log import RunPaths
 from runner.facts.run import RunState, RunStatus
-from runner.plan.command import Command, sh
-from runner.plan.plan import Step
+from runner.plan.command import Command, quote, sh
+from runner.plan.plan import Effect, Step
+
+# Shows the log as it grows. Whether the run is over is looked at before the size of the log.
+FOLLOW = """\
+at=0
+while :; do
+  if [ -e "$run"/exit_code ]; then over=1
+  elif kill -0 "$(cat "$run"/pid 2>/dev/null)" 2>/dev/null; then over=0; else over=1; fi
+  size=$(($(wc -c <"$run"/log)))
+  if [ $size -gt $at ]; then tail -c +$((at+1)) "$run"/log | head -c $((size-at)); at=$size
+  elif [ $over = 1 ]; then break; else sleep 0.2; fi
+done
+[ -e "$run"/exit_code ] || { echo "lost: no exit code was left (kill -9, or a restart)" >&2; exit 137; }
+exit $(cat "$run"/exit_code)"""
 
 
 class Local:
@@ -20,7 +33,7 @@ class Local:
     def submit(self, submission: Submission) -> tuple[Step, ...]:
         """The run's files, then one step that lasts as long as the job and ends with its exit code."""
         paths = submission.paths
-        job = recorded(submission.command, sh("source", f"{self.venv}/bin/activate"))
+        job = recorded(submission.command, self._activated(submission))
         command = (opened(submission) & job).within(self.root)
         log = str(self.root / paths.log)
         return (
@@ -33,6 +46,13 @@ class Local:
             ),
         )
 
+    def _activated(self, submission: Submission) -> Command:
+        activate = sh("source", f"{self.venv}/bin/activate")
+        if not submission.is_adhoc:
+            return activate
+        missing = sh("test", "!", "-e", f"{self.venv}/bin/activate")
+        return Command(f"{{ {missing.text} || {activate.text}; }}")
+
     def state(self, paths: RunPaths) -> Fact[RunStatus]:
         """From the exit code on disk, else from the process."""
         code, pid = sh(self.root / paths.exit_code).text, sh(self.root / paths.pid).text
@@ -40,10 +60,12 @@ class Local:
         ask = Command(f"cat {code} 2>/dev/null || {{ {alive}; }}")
         return Fact(ask, lambda result: read_state(result, (self.root / paths.folder).is_dir()))
 
-    def logs(self, paths: RunPaths, lines: int | None) -> Command:
-        """`tail` of the log on disk."""
-        log = self.root / paths.log
-        return sh("tail", "-n", lines, log) if lines else sh("tail", "-n", "+1", log)
+    def logs(self, paths: RunPaths, lines: int | None) -> tuple[Step, ...]:
+        """From the log on disk."""
+        if lines:
+            return (Step("log", sh("tail", "-n", lines, self.root / paths.log), effect=Effect.READ),)
+        command = Command(f"(run={quote(str(self.root / paths.folder))}\n{FOLLOW})")
+        return (Step("follow", command, effect=Effect.READ, carries_on=True),)
 
     def stop(self, paths: RunPaths) -> Step:
         """TERM to the job, KILL after ten seconds."""

@@ -33,10 +33,10 @@ detached() {
   trap : INT TERM HUP
   flock -n 9 && [ ! -e "$run"/token ] || exit
   : >>"$run"/log
-  echo '   ' >"$run"/exit_code.new && echo "$token" >"$run"/token.new || exit
+  echo "   " >"$run"/exit_code.new && echo "$token" >"$run"/token.new || exit
   mv "$run"/token.new "$run"/token || exit
-  exec 7> >(trap '' INT TERM HUP; exec setsid tee -ia "$run"/log >/dev/null 2>&1 9>&-); tee=$!
-  (sh -c 'echo $PPID' >"$run"/pid; job) >&7 2>&1 7>&-; code=$?
+  exec 7> >(trap "" INT TERM HUP; exec setsid tee -ia "$run"/log >/dev/null 2>&1 9>&-); tee=$!
+  (sh -c "echo \\$PPID" >"$run"/pid; job) >&7 2>&1 7>&-; code=$?
   exec 7>&-
   for _ in $(seq 250); do kill -0 "$tee" 2>/dev/null || break; sleep 0.02; done
   echo "$code" 6<>"$run"/exit_code.new >&6 && truncate -s $((${#code}+1)) "$run"/exit_code.new
@@ -50,9 +50,9 @@ if [ ! -e "$run"/token ]; then
 fi
 [ -e "$run"/token ] || { echo "the run could not be started:"; df -h "$run"; exit 74; } >&2
 [ "$(cat "$run"/token)" = "$token" ] || {
-  last=$(ls "${run%/*}" | sed -n 's/^0*\\([0-9][0-9]*\\)-.*/\\1/p' | sort -n | tail -n 1)
+  last=$(ls "${run%/*}" | sed -n "s/^0*\\([0-9][0-9]*\\)-.*/\\1/p" | sort -n | tail -n 1)
   echo "${run##*/} was started on this machine by another plan: another laptop, or a fresh clone."
-  printf 'Nothing was started. The next free number is %04d: add run=%04d\\n' $((last+1)) $((last+1))
+  printf "Nothing was started. The next free number is %04d: add run=%04d\\n" $((last+1)) $((last+1))
   exit 77; } >&2"""
 
 # Streams the log from byte `at` until the run is over. The waiting process is what tail watches.
@@ -71,7 +71,7 @@ echo $code $size $(head -c $size "$run"/log | sha256sum | cut -c1-64)"""
 # the lock writes the log; its children hold it too, so that nothing is written twice when this is
 # killed. (macOS has no flock and no sha256sum, but perl and shasum.)
 FOLLOW = """\
-set +e -o pipefail
+set +e -o pipefail; trap 'exit 130' INT; trap 'exit 143' TERM HUP
 mkdir -p "$here" || exit; exec 9>>"$here"/follower
 flock 9 2>/dev/null || perl -e 'open(F, ">&=9") and flock(F, 2)'
 sum() {{ {{ sha256sum 2>/dev/null || shasum -a 256; }} | cut -c1-64; }}
@@ -105,7 +105,7 @@ STOP = """\
 [ -e "$run"/token ] || { echo "there is no such run on this machine" >&2; exit 69; }
 over() { [ -e "$run"/exit_code ] || flock -n -s "$run"/lock true; }
 over || {
-  session=$(ps -o sid= -p "$(cat "$run"/pid)" | tr -d ' ')
+  session=$(ps -o sid= -p "$(cat "$run"/pid)" | tr -d " ")
   pkill -TERM -s "$session"
   for _ in $(seq 100); do over && break; sleep 0.1; done
   over || pgrep -s "$session" | grep -vx "$session" | xargs -r kill -KILL
@@ -208,12 +208,16 @@ class Ssh:
         """From the exit code there, else from the lock."""
         return Fact(self.route.ask(self._at_run(paths, STATE)), read_state)
 
-    def logs(self, paths: RunPaths, lines: int | None) -> Command:
-        """The end of the log there, else of what is here of it."""
-        here = sh("tail", "-n", lines or 10, self.home / paths.log)
-        there = self.route.ssh(self._at_run(paths, f'tail -n {lines or 10} "$run"/log'))
-        known = sh("test", "-e", self.home / paths.exit_code)
-        return Command(f"{{ ! {known.text} && {there.text}; }} || {here.text}")
+    def logs(self, paths: RunPaths, lines: int | None) -> tuple[Step, ...]:
+        """The end of the log there, else of what is here of it; or what is here, and then the rest."""
+        here = self.home / paths.log
+        if lines is None:
+            shown = Step("log", sh("cat", here), effect=Effect.READ, reason="what is here of it")
+            return (shown, self.follow(paths)) if here.exists() else (self.follow(paths),)
+        there = self.route.ssh(self._at_run(paths, f'tail -n {lines} "$run"/log'))
+        is_all = sh("test", "-e", self.home / paths.exit_code)
+        text = f"{{ ! {is_all.text} && {there.text}; }} || {sh('tail', '-n', lines, here).text}"
+        return (Step("log", Command(text), effect=Effect.READ),)
 
     def stop(self, paths: RunPaths) -> Step:
         """TERM to the run's session, KILL after ten seconds; the exit code is recorded there."""

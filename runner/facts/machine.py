@@ -27,10 +27,10 @@ records() {
   for name in "$@"; do
     [ ! -d "$name" ] || name=$name/
     find "$name" \\( -type f -o -type l \\) -print0 2>/dev/null
-  done | LC_ALL=C sort -zu | while IFS= read -r -d '' file; do
+  done | LC_ALL=C sort -zu | while IFS= read -r -d "" file; do
     if [ -L "$file" ] && ! inside "$file"; then
       echo "not brought home: $file, a link out of the phase's folder" >&2
-    else printf '%s/%s\\0' "$(state "$file")" "$file"; fi
+    else printf "%s/%s\\0" "$(state "$file")" "$file"; fi
   done; }"""
 
 # Runs on the machine, in its root. What a run has to bring home is written in its folder, and so is
@@ -42,12 +42,12 @@ for folder in {log}/ {log}/*/; do
   while IFS= read -r -d '' name; do names+=("./$name"); done < <(declared)
   for run in "$folder"/runs/*/; do
     [ -e "$run"/token ] || continue
-    run=${{run%/}}; printf 'run/%s/%s\\0' "$(run_state)" "$run"
-    while IFS= read -r -d '' name; do names+=("./${{name%/}}"); done < <(cat "$run"/artifacts 2>/dev/null)
+    run=${{run%/}}; printf "run/%s/%s\\0" "$(run_state)" "$run"
+    while IFS= read -r -d "" name; do names+=("./${{name%/}}"); done < <(cat "$run"/artifacts 2>/dev/null)
     for name in "$run"/*; do case "${{name##*/}}" in token|lock|pid|exit_code|exit_code.new|artifacts) ;;
       *) names+=("./runs/${{run##*/}}/${{name##*/}}");; esac; done
   done
-  printf 'folder/%s\\0' "$folder"
+  printf "folder/%s\\0" "$folder"
   (cd "$folder" && records "${{names[@]}}")
 done"""
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.plan.plan import Plan
+from runner.plan.settings import LOCAL
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,12 @@ class PlanResult:
     artifacts: tuple[str, ...] = ()
     last_lines: tuple[bytes, ...] = ()
     members: MembersResult | None = None
+
+    @property
+    def is_detached(self) -> bool:
+        """Whether a person left a job that runs on: following it was interrupted, on another machine."""
+        following = bool(self.steps) and self.steps[-1].name == "follow"
+        return self.exit_code == 130 and following and self.plan.target.provider != LOCAL
 
     def document(self) -> dict[str, Any]:
         """As runner.result/1."""

@@ -26,10 +26,10 @@ theirs() {{ {theirs}
 }}
 fetch() {{ {rsync} {far} "$new"/files; }}
 differing() {{
-  while IFS=/ read -r -d '' sum size name; do
-    [ "$(state "$name")" = "$sum/$size" ] || printf '%s/%s/%s\\0' "$sum" "$size" "$name"
+  while IFS=/ read -r -d "" sum size name; do
+    [ "$(state "$name")" = "$sum/$size" ] || printf "%s/%s/%s\\0" "$sum" "$size" "$name"
   done; }}
-names() {{ while IFS=/ read -r -d '' sum size name; do printf '%s\\0' "$name"; done; }}
+names() {{ while IFS=/ read -r -d "" sum size name; do printf "%s\\0" "$name"; done; }}
 fits() {{ [ "$(state "$1")" = "$sum/$size" ] || {{ [ -f "$1" ] && [ ! -L "$1" ] && begins_so "$1"; }}; }}
 begins_so() {{
   [ "$(head -c "$size" "$1" | sum)" = "$sum" ] &&
@@ -39,7 +39,7 @@ into_place() {{
   mkdir -p "$folder" && if [ -L "$name" ]; then rm "$name"; else [ ! -d "$name" ]; fi &&
     mv -f "$new/files/$name" "$folder/.incoming" && mv -f "$folder/.incoming" "$name"; }}
 place() {{
-  placed=0; while IFS=/ read -r -d '' sum size name; do
+  placed=0; while IFS=/ read -r -d "" sum size name; do
     if fits "$new/files/$name"; then into_place || placed=74
     else rm -f "$new/files/$name"; echo "not verified yet: $name" >&2; placed=65; fi
   done; return $placed; }}
@@ -53,7 +53,7 @@ for pause in 1 1 2 4 8 15 30 0; do
     [ $code = 0 ] || [ $fetched = 0 ] || code=$fetched
   fi
   if [ $code = 0 ]; then
-    echo "verified: $(tr -dc '\\0' <$new/theirs | wc -c | tr -d ' ') files"; rm -rf $new; exit 0
+    echo "verified: $(tr -dc "\\0" <$new/theirs | wc -c | tr -d " ") files"; rm -rf $new; exit 0
   fi
   sleep $pause
 done
@@ -64,7 +64,7 @@ exit $code"""
 CLONE = """\
 mkdir -p {root}/{folder} && cd {root}/{folder} || exit; from={git}; ref={ref}
 if [ "$(cat .git/cloned 2>/dev/null)" = "$from $ref" ] && git diff --quiet HEAD; then
-  echo 'nothing to do: this commit was cloned before'; exit
+  echo "nothing to do: this commit was cloned before"; exit
 fi
 rm -rf .source && git clone --quiet --recurse-submodules "$from" .source &&
   git -C .source checkout --quiet --detach "$ref" &&

@@ -12,24 +12,24 @@ INSTALL_UV = """\
 PATH=~/.local/bin:$PATH
 for pause in 5 15 30 60 0; do
   command -v uv >/dev/null && break
-  echo 'installing uv'; ({install}); command -v uv >/dev/null || sleep $pause
+  echo "installing uv"; ({install}); command -v uv >/dev/null || sleep $pause
 done
-command -v uv >/dev/null || {{ echo 'uv could not be installed (remote.uv_install)' >&2; exit 69; }}"""
+command -v uv >/dev/null || {{ echo "uv could not be installed (remote.uv_install)" >&2; exit 69; }}"""
 
 # uv itself says in milliseconds whether anything would change, so nothing has to be remembered.
 INSTALL = """\
 install() {{ {install} "$@"; }}
 case "$(install --dry-run 2>&1)" in
-  *'Would make no changes'*) echo 'nothing to do: all packages are there';;
+  *"Would make no changes"*) echo "nothing to do: all packages are there";;
   *) install || exit;;
 esac"""
 
 # `unfinished` tells a file that the command has only begun to write from one that it finished.
 FETCH = """\
-if [ -e {done} ] && [ ! -e {unfinished} ]; then echo 'nothing to do: the data are there'; else
+if [ -e {done} ] && [ ! -e {unfinished} ]; then echo "nothing to do: the data are there"; else
   mkdir -p {inside} && touch {unfinished}
   ( {command}
-  ) || {{ code=$?; echo 'phase.data could not be fetched; do it again to go on' >&2; exit $code; }}
+  ) || {{ code=$?; echo "phase.data could not be fetched; do it again to go on" >&2; exit $code; }}
   [ -e {done} ] || {{ echo {missing} >&2; exit 65; }}
   rm -f {unfinished}
 fi"""

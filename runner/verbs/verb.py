@@ -52,6 +52,9 @@ VERBS = (
         "uv and the shared virtual environment, with the phase's packages",
         "environment:setup",
     ),
+    Verb("run", Effect.CHANGE, "one command on the machine, logged like a job", "runs:run"),
+    Verb("logs", Effect.READ, "follow a run's log until it ends; Ctrl-C only detaches", "runs:logs"),
+    Verb("stop", Effect.CHANGE, "stop a run, not the machine", "runs:stop"),
     Verb("backup", Effect.CHANGE, "the phase's artifacts here, verified by checksum", "artifacts:backup"),
 )
 

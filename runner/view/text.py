@@ -95,6 +95,8 @@ def result_text(result: PlanResult, settings: Settings, last_lines: Iterable[byt
     plan = result.plan
     name = " · ".join(part for part in (plan.action, plan.phase, plan.run) if part)
     seconds = sum(step.seconds for step in result.steps)
+    if result.is_detached:
+        return detached_text(result, settings, paint)
     if result.exit_code == 0:
         lines = [f"{paint('Done:', 'green', 'bold')} {name} in {duration(seconds)}"]
     else:
@@ -106,6 +108,20 @@ def result_text(result: PlanResult, settings: Settings, last_lines: Iterable[byt
     rows += [("artifact", shown_path(path, settings)) for path in result.artifacts]
     rows.append(("next", next_command(result, settings)))
     return "\n".join([*lines, *(f"  {label:<9} {value}" for label, value in rows)])
+
+
+def detached_text(result: PlanResult, settings: Settings, paint: Paint) -> str:
+    """The job goes on: how to see it again, and how to end it."""
+    plan = result.plan
+    rest = [t for t in settings.typed if t.partition("=")[0] not in ("action", "run", "lines", "command")]
+    number = (plan.run or "").partition("-")[0]
+    rows = [
+        (label, f"{settings.program} {shlex.join([*rest, f'action={verb}', f'run={number}'])}")
+        for label, verb in (("reattach", "logs"), ("stop", "stop"))
+    ]
+    price = f" (${plan.target.usd_per_hour:.2f}/h)" if plan.target.usd_per_hour else ""
+    head = f"{paint('Detached:', 'yellow', 'bold')} {plan.run} runs on, on {plan.target.name}{price}"
+    return "\n".join([head, *(f"  {label:<9} {value}" for label, value in rows)])
 
 
 def how_it_ended(result: PlanResult) -> str:

@@ -46,7 +46,7 @@ def apply(plan: Plan, transport: Transport, screen: Screen, tell: Tell) -> PlanR
             break
     files = (log_of(plan), present_artifacts(plan))
     finished = PlanResult(plan, code, tuple(done), *files, last_lines, members_of(plan))
-    if problem := state.record_result(finished):
+    if not finished.is_detached and (problem := state.record_result(finished)):
         tell(f"warning: {problem.message}")
     return finished
 
