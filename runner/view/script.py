@@ -1,15 +1,31 @@
 """A plan as a bash script that does the same without the runner."""
 
+import json
+from pathlib import PurePath
+
 from runner.errors import Refused
 from runner.plan.command import quote
-from runner.plan.plan import Effect, Plan
+from runner.plan.plan import Effect, Plan, Step
 from runner.view.json import plan_document, to_json
 
-HEAD = """#!/usr/bin/env bash
+HEAD = """\
+#!/usr/bin/env bash
 # Plan {digest}: {title}
 # Does what `confirm={digest}` would do, without the runner. It has no guard: run it once.
-set -euo pipefail
+code=0 steps=
+ended() { # NAME CODE: how a step went; the first failure is the script's exit code
+  steps+="${steps:+, }{\\"name\\": \\"$1\\", \\"exit_code\\": $2, \\"seconds\\": $SECONDS}"
+  [ "$code" != 0 ] || code=$2
+  SECONDS=0
+  return "$2"
+}
 """
+
+# The document that `confirm=` leaves as result.json. `run` and `log` are JSON already.
+RESULT = (
+    '{"format": "runner.result/1", "digest": "%s", "run": %s, "ok": %s, "exit_code": %s, '
+    '"steps": [%s], "log": %s, "artifacts": [%s]}\\n'
+)
 
 
 def plan_script(plan: Plan) -> str:
@@ -20,21 +36,44 @@ def plan_script(plan: Plan) -> str:
             "Run it with confirm=<digest>.",
         )
     title = " ".join(part for part in (plan.action, plan.phase, plan.run) if part)
-    lines = [HEAD.format(digest=plan.digest, title=title)]
-    if plan.run_folder:
-        lines += claim_lines(plan, plan.run_folder)
-    lines.append("code=0")
+    head = HEAD.replace("{digest}", plan.digest).replace("{title}", " ".join(title.split()))
+    lines = [head, *(claim_lines(plan, plan.run_folder) if plan.run_folder else ())]
     for step in plan.steps:
-        lines.append(f"\n# {step.name}")
-        lines.append(f"{step.command} || code=$?" if step.carries_on else step.command)
+        lines += ["", f"# {step.name}", *step_lines(step)]
     return "\n".join([*lines, "", 'exit "$code"', ""])
 
 
 def claim_lines(plan: Plan, folder: str) -> list[str]:
-    """Take the run's number, or stop when somebody has it, and leave the plan there."""
+    """Take the run's number, or stop when somebody has it; leave the plan and at the end the result."""
     document = quote(to_json(plan_document(plan)))
     return [
-        f"mkdir -p {quote(folder.rpartition('/')[0])}",
+        f"mkdir -p {quote(folder.rpartition('/')[0])} || exit",
         f"mkdir {quote(folder)} || exit 77 # this run was started before",
-        f"printf '%s\\n' {document} > {quote(folder + '/plan.json')}",
+        f"printf '%s\\n' {document} > {quote(folder + '/plan.json')} || exit",
+        "result() {",
+        *(f"  {line}" for line in result_lines(plan, folder)),
+        "}",
+        "trap result EXIT",
     ]
+
+
+def result_lines(plan: Plan, folder: str) -> list[str]:
+    """The body of the function that writes result.json."""
+    log, phase = f"{folder}/log", PurePath(folder).parent.parent
+    paths = [str(phase / name) for name in plan.artifacts]
+    found = [f"[ ! -e {quote(p)} ] || artifacts+=${{artifacts:+, }}{quote(json.dumps(p))}" for p in paths]
+    words = f"{plan.digest} {quote(json.dumps(plan.run))} $ok $code"
+    return [
+        "local ok=false log=null artifacts=",
+        '[ "$code" != 0 ] || ok=true',
+        f"[ ! -e {quote(log)} ] || log={quote(json.dumps(log))}",
+        *found,
+        f'printf {quote(RESULT)} {words} "$steps" "$log" "$artifacts" \\',
+        f"  > {quote(f'{folder}/result.json')}",
+    ]
+
+
+def step_lines(step: Step) -> list[str]:
+    """The step's very command in a shell of its own and without input, as `confirm=` runs it."""
+    go_on = "" if step.carries_on else " || exit"
+    return ["(", step.command, f") </dev/null; ended {quote(step.name)} $?{go_on}"]
