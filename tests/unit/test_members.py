@@ -69,11 +69,12 @@ AXES = st.fixed_dictionaries(
 
 
 @given(AXES)
-@settings(max_examples=25)
+@settings(max_examples=8)
 def test_a_member_is_what_its_overrides_compose_alone(axes: dict[str, str]) -> None:
     words = [f"{key}={values}" for key, values in axes.items()]
     fixed = [word for word in words if "," not in word]
-    for member in swept(*words).members:
+    members = swept(*words).members
+    for member in members[:: max(1, len(members) // 4)]:  # a composition takes 50 ms
         alone = load([*BASE, *fixed, *member.overrides], Path("/"))
         assert alone.phase is not None
         assert member.job == alone.phase.job("generate")
