@@ -117,7 +117,8 @@ def loaded(flags: Any) -> tuple[Any, Any]:
 
 def show_report(report: Any, output: str, paint: Any) -> None:
     """A report in the form that was asked for."""
-    import runner.view.machines  # noqa: F401  registers the reports on rented machines
+    import runner.view.doctor
+    import runner.view.machines  # noqa: F401  these two register the reports of their verbs
     from runner.view.json import to_json
     from runner.view.text import report_text
 

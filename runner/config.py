@@ -134,6 +134,24 @@ class SshConf:
 
 
 @dataclass
+class DoctorRuleConf:
+    """A symptom that a line of a run's log shows."""
+
+    symptom: str = ""
+    pattern: str = ""  # a regular expression, looked for in each of the log's last lines
+    cause: str = ""
+    remedy: str = ""  # the command line that mends it
+
+
+@dataclass
+class DoctorConf:
+    """What `doctor` knows beside its own rules; a phase's YAML may add some too."""
+
+    rules: dict[str, DoctorRuleConf] = field(default_factory=dict)
+    silent_s: float = 600.0
+
+
+@dataclass
 class RunnerConf:
     """All keys of the command line; conf/config.yaml says what each is for."""
 
@@ -157,6 +175,7 @@ class RunnerConf:
     remote: RemoteConf = field(default_factory=RemoteConf)
     cloud: CloudConf = field(default_factory=CloudConf)
     ssh: SshConf = field(default_factory=SshConf)
+    doctor: DoctorConf = field(default_factory=DoctorConf)
 
 
 def find_links() -> str | None:

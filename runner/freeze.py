@@ -15,6 +15,7 @@ from runner.errors import UsageError, choices
 from runner.plan.plan import DIGEST
 from runner.plan.settings import (
     Data,
+    DoctorRule,
     Instance,
     Job,
     Paths,
@@ -72,6 +73,8 @@ def settings(
         wait_for_capacity_s=_duration_s(plain["wait_for_capacity"]),
         budget_usd=plain["budget_usd"],
         require_preflight=plain["require_preflight"],
+        doctor_rules=tuple(_doctor_rule(name, rule) for name, rule in plain["doctor"]["rules"].items()),
+        doctor_silent_s=plain["doctor"]["silent_s"],
         typed=tuple(t for t in typed if not re.match(r"(confirm|output)=", t)),
     )
 
@@ -220,6 +223,16 @@ def _job(name: str, plain: Mapping[str, Any]) -> Job:
         env=tuple((k, _environment(f"{where}.env.{k}", k, v)) for k, v in plain["env"].items()),
         fold=None if plain["fold"] is None else tuple(fold or ()),
     )
+
+
+def _doctor_rule(name: str, plain: Mapping[str, str]) -> DoctorRule:
+    try:
+        re.compile(plain["pattern"])
+    except re.error as error:
+        raise UsageError(f"doctor.rules.{name}.pattern: {error}") from error
+    if not plain["pattern"] or not plain["remedy"]:
+        raise UsageError(f"doctor.rules.{name}: a pattern and a remedy are needed")
+    return DoctorRule(plain["symptom"] or name, plain["pattern"], plain["cause"], plain["remedy"])
 
 
 def _value(key: str, value: Any) -> Value:

@@ -129,6 +129,16 @@ class Paths:
 
 
 @dataclass(frozen=True)
+class DoctorRule:
+    """A rule of the person's own: a line of the log that matches `pattern` shows the symptom."""
+
+    symptom: str
+    pattern: str
+    cause: str
+    remedy: str
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything one command line says. `typed` are its arguments without `confirm` and `output`."""
 
@@ -153,6 +163,8 @@ class Settings:
     wait_for_capacity_s: float | None = None
     budget_usd: float | None = None
     require_preflight: bool = False
+    doctor_rules: tuple[DoctorRule, ...] = ()
+    doctor_silent_s: float = 600.0
     program: str = "python -m runner"
     typed: tuple[str, ...] = field(default=())
 

@@ -54,6 +54,7 @@ VERBS = (
     ),
     Verb("run", Effect.CHANGE, "one command on the machine, logged like a job", "runs:run"),
     Verb("logs", Effect.READ, "follow a run's log until it ends; Ctrl-C only detaches", "runs:logs"),
+    Verb("doctor", Effect.READ, "what went wrong, the evidence, and what mends it", "doctor:doctor"),
     Verb("stop", Effect.CHANGE, "stop a run, not the machine", "runs:stop"),
     Verb("backup", Effect.CHANGE, "the phase's artifacts here, verified by checksum", "artifacts:backup"),
 )
