@@ -76,14 +76,16 @@ def depths_of(train_depth: int) -> str:
 
 
 def depth_table(trainings: dict[bool, list[dict]]) -> list[str]:
-    by_depth = [{line["depth"]: line for line in trainings[whole] if line["event"] == "depth"} for whole in (False, True)]
-    rows = ["| depth | cells a tree | cell, applied to itself | … every cell right | cell, directly | whole trees, directly "
-            "| whole trees, applied to itself | … every cell right |", "| ---: " * 8 + "|"]
+    by_depth = [{line["depth"]: line for line in trainings[whole] if line["event"] == "depth"}
+                for whole in (False, True)]
+    rows = ["| depth | cells a tree | cell, applied to itself | … every cell right | cell, directly "
+            "| whole trees, directly | whole trees, applied to itself | … every cell right |", "| ---: " * 8 + "|"]
     for depth in sorted(set(by_depth[0]) & set(by_depth[1])):
         cell, trees = (column[depth] for column in by_depth)
         figures = (cell["self_application"], cell["every_cell_right"], cell["direct"], trees["direct"],
                    trees["self_application"], trees["every_cell_right"])
-        rows.append(f"| {depth} | {cell['cells_a_tree']:.1f} | " + " | ".join(f"{figure:.3f}" for figure in figures) + " |")
+        told = " | ".join(f"{figure:.3f}" for figure in figures)
+        rows.append(f"| {depth} | {cell['cells_a_tree']:.1f} | {told} |")
     return rows
 
 

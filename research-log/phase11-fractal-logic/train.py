@@ -41,8 +41,8 @@ PRESETS = {
     "small": (256, 6, 4, 1024),  # 6 M
     "base": (768, 12, 12, 3072),  # 113 M, one GPU
 }
-# A training is resumed only by a command that agrees in these. batch_size and grad_accum count by their product, so that
-# a training that ran out of memory goes on with a smaller batch.
+# A training is resumed only by a command that agrees in these. batch_size and grad_accum count by their product, so
+# that a training that ran out of memory goes on with a smaller batch.
 IDENTITY = ("model", "steps", "lr", "seed", "train_depth", "num_train", "max_operands")
 
 
@@ -56,7 +56,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--steps", type=int, default=1200, help="optimizer steps (default: %(default)s)")
     add("--lr", type=float, default=5e-3, help="peak learning rate; 1e-3 suits base (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the data and the weights (default: %(default)s)")
-    add("--train_depth", type=int, default=1, help="1: cells; more: whole trees up to this depth (default: %(default)s)")
+    add("--train_depth", type=int, default=1, help="1: cells; more: whole trees up to it (default: %(default)s)")
     add("--num_train", type=int, default=40_000, help="expressions drawn for training (default: %(default)s)")
     add("--max_operands", type=int, default=4, help="operands in a cell, at most (default: %(default)s)")
     add("--eval_depth", type=int, default=16, help="deepest trees at the end; 0: none (default: %(default)s)")
@@ -174,6 +174,21 @@ def newest_unfinished(args: argparse.Namespace) -> Path | None:
     return max(found)[1] if found and args.resume else None
 
 
+def open_training(args: argparse.Namespace, tokenizer) -> tuple:
+    """The model, its state and what the training is: of the newest unfinished checkpoint, or of a new training."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    args.checkpoints.mkdir(parents=True, exist_ok=True)
+    if checkpoint := newest_unfinished(args):
+        state = torch.load(checkpoint / "trainer_state.pt", weights_only=True)
+        torch.set_rng_state(state["torch_rng"])
+        return LlamaForCausalLM.from_pretrained(checkpoint), state, read_training(checkpoint)
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    new = {"training": name, "settings": identity(args)}
+    return make_model(args.model, tokenizer), {"step": 0, "seconds": 0.0}, new
+
+
 def save_checkpoint(folder: Path, model, tokenizer, training: dict, state: dict | None = None) -> None:
     """Written under another name and renamed: a folder with a checkpoint's name holds a whole checkpoint."""
     import torch
@@ -224,12 +239,12 @@ def answer(expressions: list[str], model, tokenizer, batch_size: int, progress=N
 
 def exact_match(expressions: list[str], model, tokenizer, batch_size: int) -> float:
     model.eval()
-    right = [a == evaluate(e) for a, e in zip(answer(expressions, model, tokenizer, batch_size), expressions, strict=True)]
+    answers = answer(expressions, model, tokenizer, batch_size)
     model.train()
-    return sum(right) / len(right)
+    return mean(a == evaluate(e) for a, e in zip(answers, expressions, strict=True))
 
 
-def apply_to_itself(trees: list[str], model, tokenizer, batch_size: int, known: dict[str, str]) -> list[tuple[str, bool]]:
+def apply_to_itself(trees: list[str], model, tokenizer, batch_size: int, known: dict[str, str]) -> list:
     """For each tree: the answer that the cell arrives at, and whether each single cell on the way was right.
 
     `known` remembers the cells answered so far: the model is deterministic, asking again would say the same."""
@@ -262,7 +277,8 @@ def evaluate_depths(args: argparse.Namespace, model, tokenizer, log) -> None:
             "every_cell_right": mean(right for _, right in traces),
             "direct": mean(a == t for a, t in zip(direct, truth, strict=True)),
         }
-        log("depth", depth=depth, num_trees=len(trees), **figures, depth_seconds=round(time.perf_counter() - started, 2))
+        took = round(time.perf_counter() - started, 2)
+        log("depth", depth=depth, num_trees=len(trees), **figures, depth_seconds=took)
         table.append("{:5} {cells_a_tree:13.1f} {self_application:17.3f} {every_cell_right:17.3f} {direct:9.3f}".format(
             depth, **figures))
     if known:
@@ -292,6 +308,21 @@ class Log:
         line = {"training": self.training, "event": event, **values, "seconds": self.seconds()}
         with open(self.path, "a") as file:
             file.write(json.dumps(line) + "\n")
+
+
+def describe(args: argparse.Namespace, model, state: dict, training: dict, log: Log, **counts: int) -> None:
+    """The first line of this training, or of its resumption: what runs, and on what."""
+    import torch
+    import transformers
+
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    on_gpu = model.device.type == "cuda"
+    log("resume" if state["step"] else "start", step=state["step"], command=sys.argv, settings=training["settings"],
+        batch_size=args.batch_size, num_parameters=num_parameters, **counts,
+        device=torch.cuda.get_device_name() if on_gpu else f"CPU, {os.cpu_count()} cores",
+        python=platform.python_version(), torch=torch.__version__, transformers=transformers.__version__)
+    print(f"training {training['training']}: {num_parameters:,} parameters on {model.device.type}, "
+          f"from step {state['step']} of {args.steps}", flush=True)
 
 
 def learning_rate(step: int, args: argparse.Namespace) -> float:
@@ -393,28 +424,10 @@ def main() -> None:
     rows = dataset["input_ids"][:]
     test = draw_expressions(args, 1000, test=True)
 
-    args.checkpoints.mkdir(parents=True, exist_ok=True)
-    checkpoint = newest_unfinished(args)
-    if checkpoint:
-        training = read_training(checkpoint)
-        model = transformers.LlamaForCausalLM.from_pretrained(checkpoint)
-        state = torch.load(checkpoint / "trainer_state.pt", weights_only=True)
-        torch.set_rng_state(state["torch_rng"])
-    else:
-        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-        training = {"training": name, "settings": identity(args)}
-        model = make_model(args.model, tokenizer)
-        state = {"step": 0, "seconds": 0.0}
+    model, state, training = open_training(args, tokenizer)
     model.to(device)
-
     log = Log(args.metrics, training["training"], state["seconds"])
-    num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    log("resume" if checkpoint else "start", step=state["step"], command=sys.argv, settings=training["settings"],
-        batch_size=args.batch_size, num_parameters=num_parameters, num_distinct=len(set(dataset["expression"][:])),
-        num_test=len(test), device=torch.cuda.get_device_name() if device == "cuda" else f"CPU, {os.cpu_count()} cores",
-        python=platform.python_version(), torch=torch.__version__, transformers=transformers.__version__)
-    print(f"training {training['training']}: {num_parameters:,} parameters on {device}, {len(rows):,} expressions, "
-          f"from step {state['step']} of {args.steps}", flush=True)
+    describe(args, model, state, training, log, num_distinct=len(set(dataset["expression"][:])), num_test=len(test))
 
     # ------------------------------------------------------------------------------------------------------------------
     # Loop

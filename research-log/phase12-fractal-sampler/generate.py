@@ -13,11 +13,12 @@ A line of configs.jsonl is {"member": 0, "values": {"temperature": 0.2, "n": 16}
 here, and options given beside --configs hold for every member that says nothing else.
 
 Each member appends to OUT/MEMBER.jsonl, one line a problem after a line with its options, batch by batch; when it is
-through, OUT/MEMBER.json holds its figures. The same command again goes on after the last whole batch and leaves finished
-members alone. A member that fails leaves OUT/MEMBER.error.json and the others go on; the exit code is the first failure's.
+through, OUT/MEMBER.json holds its figures. The same command again goes on after the last whole batch and leaves
+finished members alone. A member that fails leaves OUT/MEMBER.error.json and the others go on; the exit code is the
+first failure's.
 
-vLLM samples where it is installed, transformers otherwise (--backend). Every sample has a seed of its own, from the seed,
-the problem, the node and the sample: a member gives the same in a sweep as alone.
+vLLM samples where it is installed, transformers otherwise (--backend). Every sample has a seed of its own, from the
+seed, the problem, the node and the sample: a member gives the same in a sweep as alone.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def make_parser() -> Parser:
     add("--min_operands", type=int, default=3, help="operands in a cell, at least (default: %(default)s)")
     add("--max_operands", type=int, default=6, help="operands in a cell, at most (default: %(default)s)")
     add("--problems", type=Path, help="JSON lines with an `expression` each, instead of problems drawn")
-    add("--model", type=Path, default=HERE / "checkpoints" / "final", help="checkpoint (default: checkpoints/final here)")
+    add("--model", type=Path, default=HERE / "checkpoints" / "final", help="(default: checkpoints/final here)")
     add("--backend", choices=("auto", "vllm", "transformers"), default="auto", help="(default: %(default)s)")
     add("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto",
         help="auto: bfloat16 on a GPU, float32 on a CPU (default: %(default)s)")
@@ -387,11 +388,12 @@ def expected_samples(options: argparse.Namespace) -> int:
 
 def print_table(names: list[str], values: dict[str, dict], out: Path) -> None:
     columns = ("pass_at_1", "majority_vote", "pass_at_n", "tree_accuracy", "samples_per_second", "generation_seconds")
-    print("member  " + "  ".join(columns) + "  values")
-    for name in names:
-        told = read_json(out / f"{name}.json")
-        if "pass_at_1" in told:
-            cells = "  ".join(f"{told[column]:{len(column)}.3f}" for column in columns)
+    told = {name: read_json(out / f"{name}.json") for name in names}
+    if any(told.values()):
+        print("member  " + "  ".join(columns) + "  values")
+    for name, one in told.items():
+        if one:
+            cells = "  ".join(f"{one[column]:{len(column)}.3f}" for column in columns)
             print(f"{name:>6}  {cells}  {' '.join(f'{k}={v}' for k, v in values[name].items())}")
 
 
@@ -418,6 +420,9 @@ def main() -> int:
             checked.append((name, values, options))
         except (UsageError, OSError, KeyError, json.JSONDecodeError) as error:
             exit_codes.append(report_failure(name, values, UsageError(str(error)), args.out))
+
+    if not checked:
+        return exit_codes[0] if exit_codes else 0
 
     # ------------------------------------------------------------------------------------------------------------------
     # Load once, sample, save

@@ -45,7 +45,7 @@ def reducible(operators: list[str]) -> list[int]:
 
 
 def derivation(rng: random.Random, cell: str, noise: float = 0.0) -> str:
-    """A way from the cell to its answer in random order: `(T|T^F)=(T|T)=T`. Each step is wrong with this probability."""
+    """A way from the cell to its answer, in random order: `(T|T^F)=(T|T)=T`. Each step is wrong with this chance."""
     operands, operators = parse(cell)
     steps = []
     while operators:

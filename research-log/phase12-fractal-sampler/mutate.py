@@ -132,8 +132,8 @@ def mutant(rng: random.Random, source: str, args: argparse.Namespace, keeps_valu
     elif rng.random() < 0.5 and "&" in cell[1] and len(cell[1]) > 1:
         cell, names = de_morgan(rng, *cell), [*names, "de_morgan"]
     expression = write(*cell)
-    return {"expression": expression, "answer": evaluate(expression), "source": source, "source_answer": evaluate(source),
-            "rewrites": names, "keeps_value": keeps_value}
+    return {"expression": expression, "answer": evaluate(expression), "source": source,
+            "source_answer": evaluate(source), "rewrites": names, "keeps_value": keeps_value}
 
 
 def broken(rng: random.Random, cell: Cell, names: list[str]) -> tuple[Cell, list[str]]:
@@ -178,7 +178,7 @@ def main() -> None:
     mutants.to_json(unfinished)
     os.replace(unfinished, args.out)
     keeping = sum(mutants["keeps_value"])
-    print(f"{len(mutants)} expressions from {len(cells)} cells: {keeping} keep the value, {len(mutants) - keeping} do not")
+    print(f"{len(mutants)} expressions from {len(cells)} cells: {keeping} keep the value, the others break it")
     print(f"wrote {args.out}")
 
 

@@ -1,4 +1,4 @@
-"""Batched sampling with transformers, every row by a random generator of its own: a row's text depends on its seed alone."""
+"""Batched sampling with transformers, each row by a random generator of its own: its text depends on its seed alone."""
 
 from __future__ import annotations
 

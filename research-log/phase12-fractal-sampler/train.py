@@ -42,8 +42,8 @@ PRESETS = {
     "small": (256, 6, 4, 1024),  # 6 M
     "base": (768, 12, 12, 3072),  # 113 M, one GPU
 }
-# A training is resumed only by a command that agrees in these. batch_size and grad_accum count by their product, so that
-# a training that ran out of memory goes on with a smaller batch.
+# A training is resumed only by a command that agrees in these. batch_size and grad_accum count by their product, so
+# that a training that ran out of memory goes on with a smaller batch.
 IDENTITY = ("model", "steps", "lr", "seed", "noise", "num_train", "min_operands", "max_operands")
 
 
@@ -167,6 +167,21 @@ def newest_unfinished(args: argparse.Namespace) -> Path | None:
     return max(found)[1] if found and args.resume else None
 
 
+def open_training(args: argparse.Namespace, tokenizer) -> tuple:
+    """The model, its state and what the training is: of the newest unfinished checkpoint, or of a new training."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    args.checkpoints.mkdir(parents=True, exist_ok=True)
+    if checkpoint := newest_unfinished(args):
+        state = torch.load(checkpoint / "trainer_state.pt", weights_only=True)
+        torch.set_rng_state(state["torch_rng"])
+        return LlamaForCausalLM.from_pretrained(checkpoint), state, read_training(checkpoint)
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    new = {"training": name, "settings": identity(args)}
+    return make_model(args.model, tokenizer), {"step": 0, "seconds": 0.0}, new
+
+
 def save_checkpoint(folder: Path, model, tokenizer, training: dict, state: dict | None = None) -> None:
     """Written under another name and renamed: a folder with a checkpoint's name holds a whole checkpoint."""
     import torch
@@ -226,6 +241,21 @@ class Log:
             file.write(json.dumps(line) + "\n")
 
 
+def describe(args: argparse.Namespace, model, state: dict, training: dict, log: Log, **counts: int) -> None:
+    """The first line of this training, or of its resumption: what runs, and on what."""
+    import torch
+    import transformers
+
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    on_gpu = model.device.type == "cuda"
+    log("resume" if state["step"] else "start", step=state["step"], command=sys.argv, settings=training["settings"],
+        batch_size=args.batch_size, num_parameters=num_parameters, **counts,
+        device=torch.cuda.get_device_name() if on_gpu else f"CPU, {os.cpu_count()} cores",
+        python=platform.python_version(), torch=torch.__version__, transformers=transformers.__version__)
+    print(f"training {training['training']}: {num_parameters:,} parameters on {model.device.type}, "
+          f"from step {state['step']} of {args.steps}", flush=True)
+
+
 def learning_rate(step: int, args: argparse.Namespace) -> float:
     """A warm-up over the first twentieth, then half a cosine down to nothing."""
     warmup = max(1, args.steps // 20)
@@ -245,8 +275,8 @@ def make_optimizers(model, lr: float) -> list:
 
 
 def optimizer_step(model, optimizers: list, rows: list, equals: int, args: argparse.Namespace, device) -> float:
-    """One step on the effective batch, in grad_accum pieces; gives the mean loss. The loss is on what follows the prompt,
-    which ends with the first token `equals`."""
+    """One step on the effective batch, in grad_accum pieces; gives the mean loss. The loss is on what follows the
+    prompt, which ends with the first token `equals`."""
     import torch
 
     total = 0.0
@@ -328,28 +358,10 @@ def main() -> None:
     rows = dataset["input_ids"][:]
     test = draw_problems(args.seed, args.num_test, 1, (args.min_operands, args.max_operands))
 
-    args.checkpoints.mkdir(parents=True, exist_ok=True)
-    checkpoint = newest_unfinished(args)
-    if checkpoint:
-        training = read_training(checkpoint)
-        model = transformers.LlamaForCausalLM.from_pretrained(checkpoint)
-        state = torch.load(checkpoint / "trainer_state.pt", weights_only=True)
-        torch.set_rng_state(state["torch_rng"])
-    else:
-        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-        training = {"training": name, "settings": identity(args)}
-        model = make_model(args.model, tokenizer)
-        state = {"step": 0, "seconds": 0.0}
+    model, state, training = open_training(args, tokenizer)
     model.to(device)
-
     log = Log(args.metrics, training["training"], state["seconds"])
-    num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    log("resume" if checkpoint else "start", step=state["step"], command=sys.argv, settings=training["settings"],
-        batch_size=args.batch_size, num_parameters=num_parameters, num_distinct=len(set(dataset["cell"][:])),
-        num_test=len(test), device=torch.cuda.get_device_name() if device == "cuda" else f"CPU, {os.cpu_count()} cores",
-        python=platform.python_version(), torch=torch.__version__, transformers=transformers.__version__)
-    print(f"training {training['training']}: {num_parameters:,} parameters on {device}, {len(rows):,} derivations, "
-          f"from step {state['step']} of {args.steps}", flush=True)
+    describe(args, model, state, training, log, num_distinct=len(set(dataset["cell"][:])), num_test=len(test))
 
     # ------------------------------------------------------------------------------------------------------------------
     # Loop
