@@ -103,6 +103,7 @@ def compose_config(typed: Typed, cwd: Path, config_dir: Path | None = None) -> D
     from hydra import compose, initialize_config_dir
 
     check_grammar(typed.grammar)
+    check_single(typed.grammar)
     check_choices(typed.grammar, conf_folders(config_dir))
     extra = [f"hydra.searchpath=[{in_grammar('', str(config_dir))[1:]}]"] if config_dir else []
     try:
@@ -138,6 +139,20 @@ def check_grammar(overrides: tuple[str, ...]) -> None:
             parser.parse_override(override)
         except HydraException as error:
             raise UsageError(f"Hydra's grammar cannot read {override!r}", *quoted(override)) from error
+        if override.startswith("="):
+            raise UsageError(f"{override!r} has no key", *quoted(override))
+
+
+def check_single(overrides: tuple[str, ...]) -> None:
+    """UsageError for several values where one is meant; a comma in a text reads as a sweep, too."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        if override.is_sweep_override():
+            typed = override.input_line or ""
+            raise UsageError(
+                f"{typed!r} is a sweep over several values", "To run them all: -m", *quoted(typed)
+            )
 
 
 def quoted(override: str) -> tuple[str, ...]:
@@ -146,7 +161,7 @@ def quoted(override: str) -> tuple[str, ...]:
     from hydra.errors import HydraException
 
     key, equals, text = override.partition("=")
-    if not equals:
+    if not equals or not key:
         return ("An argument is key=value; see: python -m runner --help",)
     works = in_grammar(key, text)
     try:
@@ -161,7 +176,7 @@ def check_choices(overrides: tuple[str, ...], folders: tuple[Path, ...]) -> None
     for override in overrides:
         group, _, choice = override.lstrip("+").partition("=")
         known = group_choices(group, folders) if group in GROUPS else []
-        swept = not re.fullmatch(r"[\w.-]+", choice)
+        swept = not re.fullmatch(r"[\w.-]*", choice)
         if group in GROUPS and not swept and choice != "null" and choice not in known:
             raise UsageError(
                 f"{group}={choice}: there is no such {group}", *choices(choice, known, "Choices")

@@ -156,6 +156,10 @@ def _paths(plain: Mapping[str, str | None], cwd: Path, folders: tuple[Path, ...]
     log = absolute(plain["research_log"] or "research-log", CHECKOUT)
     venv = absolute(plain["venv"], CHECKOUT) if plain["venv"] else log / SHARED_VENV
     state = absolute(plain["state"] or ".runner", CHECKOUT)
+    if ":" in str(venv):
+        raise UsageError(f"paths.venv={venv}: $PATH cannot hold a folder with a colon in its name")
+    if log.name.startswith("-"):
+        raise UsageError(f"paths.research_log={log}: programs would read a name with a dash as an option")
     return Paths(checkout=CHECKOUT, research_log=log, state=state, venv=venv, cwd=cwd, conf=folders)
 
 
