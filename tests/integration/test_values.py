@@ -131,6 +131,4 @@ def test_any_text_arrives(bench: Bench) -> None:
             list(pool.map(bench.check, cases))
 
     together()
-    print(
-        f"{next(bench.numbers)} jobs, each with a value, a list, a variable, a folder and a script of any name"
-    )
+    print(f"{next(bench.numbers)} jobs: a value, a list, a variable, a folder and a script of any text")
