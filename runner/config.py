@@ -45,7 +45,11 @@ class SourceConf:
 class PreflightConf:
     """What preflight tries beyond the scripts' own imports."""
 
-    imports: list[str] = field(default_factory=list)
+    imports: list[str] = field(default_factory=list)  # modules, as `import` names them
+    packages: dict[str, Optional[str]] = field(
+        default_factory=dict
+    )  # what stands in for it here; null: nothing
+    builds: list[str] = field(default_factory=list)  # packages that may be compiled on the machine
 
 
 @dataclass
@@ -79,7 +83,7 @@ class InstanceConf:
     platform: Optional[str] = None
     cuda: bool = False
     wait_limit_s: float = 1200.0
-    packages: dict[str, str] = field(default_factory=dict)
+    packages: dict[str, Optional[str]] = field(default_factory=dict)
     overrides: dict[str, Any] = field(default_factory=dict)
     find_links: Optional[str] = None
     torch_backend: Optional[str] = None

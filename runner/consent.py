@@ -9,6 +9,7 @@ from runner.errors import Refused
 from runner.facts.ledger import read_ledger
 from runner.plan.plan import Effect, Plan
 from runner.plan.settings import Settings
+from runner.verbs.verb import verb_named
 from runner.view.json import plan_document, to_json
 from runner.view.script import plan_script
 from runner.view.text import Paint, consent_line, plan_text, plan_title, result_text
@@ -54,6 +55,9 @@ def carry_out(plan: Plan, settings: Settings, transport: Transport, paint: Paint
     say(result_text(result, settings, result.last_lines, talk), sys.stderr)
     if plan.effect is Effect.DESTROY:
         tell_total(plan, settings)
+    verb = verb_named(plan.action)
+    for line in verb.say(settings, result.exit_code) if verb else ():
+        say(f"  {line}", sys.stderr)
     return result.exit_code
 
 

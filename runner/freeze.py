@@ -203,6 +203,8 @@ def _phase(plain: Mapping[str, Any], choice: str) -> Phase | None:
         data=Data(**plain["data"]) if plain["data"] else None,
         source=Source(**plain["source"]) if plain["source"] else None,
         imports=tuple(plain["preflight"]["imports"]),
+        stand_ins=tuple(plain["preflight"]["packages"].items()),
+        builds=tuple(plain["preflight"]["builds"]),
         jobs=tuple(_job(name, job) for name, job in plain["jobs"].items()),
     )
 

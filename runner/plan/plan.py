@@ -60,6 +60,7 @@ class Step:
     A step that `carries_on` is the job itself: when it fails the steps behind it are still taken
     (artifacts come home from a failed job too), and its exit code is the plan's.
     Of steps with an `attempt` (1, 2, …) the first that succeeds is the last that is taken.
+    One that is taken `always` cleans up: it comes last, after a failure and after Ctrl-C too.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Step:
     reason: str = ""
     timeout_s: float | None = None
     carries_on: bool = False
+    always: bool = False
     attempt: int | None = None
     offer: Offer | None = None
 

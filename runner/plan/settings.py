@@ -52,6 +52,8 @@ class Phase:
     data: Data | None = None
     source: Source | None = None
     imports: tuple[str, ...] = ()
+    stand_ins: tuple[tuple[str, str | None], ...] = ()
+    builds: tuple[str, ...] = ()
     jobs: tuple[Job, ...] = ()
 
     def job(self, name: str) -> Job | None:
@@ -76,7 +78,7 @@ class Instance:
     platform: str | None = None
     cuda: bool = False
     wait_limit_s: float = 1200.0
-    packages: tuple[tuple[str, str], ...] = ()
+    packages: tuple[tuple[str, str | None], ...] = ()
     overrides: tuple[tuple[str, tuple[str, ...]], ...] = ()
     find_links: str | None = None
     torch_backend: str | None = None

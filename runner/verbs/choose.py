@@ -19,7 +19,11 @@ def rules_for(settings: Settings) -> Asking[Any]:
             return resumed(settings)
         from runner.verbs.jobs import job
 
-        return job(settings)
+        if settings.instance.is_local and not settings.require_preflight:
+            return job(settings)
+        from runner.verbs.tested import tested
+
+        return tested(job(settings), settings)
     raise unknown_action(settings)
 
 

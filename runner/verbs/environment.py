@@ -1,10 +1,10 @@
 """setup: uv and the shared virtual environment with the phase's packages."""
 
-import re
 import sys
 
 from runner.errors import UsageError
 from runner.facts.fact import Asking
+from runner.facts.packages import distribution
 from runner.plan.command import Command, sh
 from runner.plan.plan import HERE, Effect, Plan, Step
 from runner.plan.settings import Phase, Settings
@@ -36,15 +36,10 @@ def needed_phase(settings: Settings) -> Phase:
 
 
 def packages(settings: Settings, phase: Phase) -> tuple[str, ...]:
-    """The phase's deps, those that the instance maps replaced by what runs there."""
+    """The phase's deps, those that the instance maps replaced by what runs there, or left out."""
     mapped = dict(settings.instance.packages)
-    return tuple(mapped.get(distribution(dep), dep) for dep in phase.deps)
-
-
-def distribution(requirement: str) -> str:
-    """The normalised name of a requirement: `Torch[extra]>=2` → torch."""
-    match = re.match(r"\s*([A-Za-z0-9][\w.-]*)", requirement)
-    return re.sub(r"[-_.]+", "-", match[1]).lower() if match else requirement
+    named = (mapped.get(distribution(dep), dep) for dep in phase.deps)
+    return tuple(dep for dep in named if dep is not None)
 
 
 def setup_step(settings: Settings, phase: Phase) -> Step:

@@ -24,3 +24,14 @@ def executor_of(settings: Settings) -> Executor:
 
     remote = settings.remote
     return Ssh(route_of(settings), remote.root, remote.venv, settings.paths.root)
+
+
+def platform_text(settings: Settings) -> str:
+    """`x86_64-manylinux_2_39 · Python 3.12 · lambda-stack-24-04`."""
+    machine = settings.instance
+    if machine.is_local:
+        return "this machine"
+    python = f"Python {machine.python}" if machine.python else None
+    return " · ".join(
+        part for part in (machine.platform, python, machine.image, machine.torch_backend) if part
+    )

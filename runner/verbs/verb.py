@@ -12,18 +12,33 @@ from runner.plan.settings import Settings
 
 @dataclass(frozen=True)
 class Verb:
-    """`rules` is `module:function` below runner.verbs, imported only when the verb is used."""
+    """`rules` is `module:function` below runner.verbs, imported only when the verb is used.
+
+    So is `words`: a function of the settings and the exit code that reads what the verb's plan left
+    behind and says, a line each, what that means.
+    """
 
     name: str
     effect: Effect
     summary: str
     rules: str
+    words: str | None = None
 
     def ask(self, settings: Settings) -> Asking[Any]:
         """The verb's questions for these settings, and then its Plan or Report."""
         module, _, function = self.rules.partition(":")
         rules: Callable[[Settings], Asking[Any]] = getattr(import_module(f"runner.verbs.{module}"), function)
         return rules(settings)
+
+    def say(self, settings: Settings, exit_code: int) -> tuple[str, ...]:
+        """What came of the verb's plan, in words; nothing for most."""
+        if self.words is None:
+            return ()
+        module, _, function = self.words.partition(":")
+        words: Callable[[Settings, int], tuple[str, ...]] = getattr(
+            import_module(f"runner.verbs.{module}"), function
+        )
+        return words(settings, exit_code)
 
 
 VERBS = (
@@ -57,6 +72,13 @@ VERBS = (
     Verb("doctor", Effect.READ, "what went wrong, the evidence, and what mends it", "doctor:doctor"),
     Verb("stop", Effect.CHANGE, "stop a run, not the machine", "runs:stop"),
     Verb("backup", Effect.CHANGE, "the phase's artifacts here, verified by checksum", "artifacts:backup"),
+    Verb(
+        "preflight",
+        Effect.CHANGE,
+        "the phase's packages tested on this machine's CPU, then thrown away",
+        "preflight:preflight",
+        words="afterwards:words",
+    ),
 )
 
 

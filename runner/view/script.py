@@ -38,7 +38,8 @@ def plan_script(plan: Plan) -> str:
     title = " ".join(part for part in (plan.action, plan.phase, plan.run) if part)
     head = HEAD.replace("{digest}", plan.digest).replace("{title}", " ".join(title.split()))
     lines = [head, *(claim_lines(plan, plan.run_folder) if plan.run_folder else ())]
-    for step in plan.steps:
+    lines += [f"trap -- {quote(step.command)} EXIT # {step.name}" for step in plan.steps if step.always]
+    for step in (step for step in plan.steps if not step.always):
         lines += ["", f"# {step.name}", *step_lines(step)]
     return "\n".join([*lines, "", 'exit "$code"', ""])
 

@@ -19,10 +19,26 @@ def apply(plan: Plan, transport: Transport, screen: Screen, tell: Tell) -> PlanR
     """Take the steps until one fails. The first failure's exit code is the plan's.
 
     Behind the job itself (a step that carries on) the others are still taken: what a failed job made
-    comes home too. `tell` gets a line for each step, for the person, not for the data.
+    comes home too; a step that cleans up (always) is taken whatever happened. `tell` gets a line for
+    each step, for the person, not for the data.
     """
     state.claim_run(plan)
     done: list[StepResult] = []
+    try:
+        code, last_lines = take_in_order(plan, done, transport, screen, tell)
+    finally:  # an interrupt may fall between two steps
+        cleaned = clean_up(plan, done, transport, screen, tell)
+    files = (log_of(plan), present_artifacts(plan))
+    finished = PlanResult(plan, code or cleaned, tuple(done), *files, last_lines, members_of(plan))
+    if not finished.is_detached and (problem := state.record_result(finished)):
+        tell(f"warning: {problem.message}")
+    return finished
+
+
+def take_in_order(
+    plan: Plan, done: list[StepResult], transport: Transport, screen: Screen, tell: Tell
+) -> tuple[int, tuple[bytes, ...]]:
+    """The steps but for those that clean up; the first failure's exit code and its last lines."""
     last_lines: tuple[bytes, ...] = ()
     code, stopped = 0, False
     for step in plan.steps:
@@ -31,24 +47,30 @@ def apply(plan: Plan, transport: Transport, screen: Screen, tell: Tell) -> PlanR
                 sent = send_attempts(plan, transport, tell) if step.attempt else send(step, transport, tell)
                 done += sent
                 code, stopped = sent[-1].exit_code, sent[-1].exit_code != 0
-            if stopped:
-                break
-            continue
-        tell(f"{step.name} …")
-        result = taken(step, transport, screen)
-        done.append(StepResult(step.name, result.exit_code, result.seconds))
-        tell(outcome(step, result))
-        if code == 0:
-            code = 130 if result.interrupted else own_code(step, result)
-            last_lines = tuple(screen.last_lines) if code else ()
-        stopped = result.interrupted or (not result.ok and not step.carries_on)
+        elif not step.always:
+            tell(f"{step.name} …")
+            result = taken(step, transport, screen)
+            done.append(StepResult(step.name, result.exit_code, result.seconds))
+            tell(outcome(step, result))
+            if code == 0:
+                code = 130 if result.interrupted else own_code(step, result)
+                last_lines = tuple(screen.last_lines) if code else ()
+            stopped = result.interrupted or (not result.ok and not step.carries_on)
         if stopped:
             break
-    files = (log_of(plan), present_artifacts(plan))
-    finished = PlanResult(plan, code, tuple(done), *files, last_lines, members_of(plan))
-    if not finished.is_detached and (problem := state.record_result(finished)):
-        tell(f"warning: {problem.message}")
-    return finished
+    return code, last_lines
+
+
+def clean_up(plan: Plan, done: list[StepResult], transport: Transport, screen: Screen, tell: Tell) -> int:
+    """The steps that are taken always, without a word when all is well; the first failure's exit code."""
+    code = 0
+    for step in (step for step in plan.steps if step.always):
+        result = taken(step, transport, screen)
+        done.append(StepResult(step.name, result.exit_code, result.seconds))
+        if not result.ok:
+            tell(outcome(step, result))
+            code = code or result.exit_code
+    return code
 
 
 def taken(step: Step, transport: Transport, screen: Screen) -> Result:

@@ -1,0 +1,67 @@
+"""What may bite although a preflight passed: versions gone far back, phases that share the environment."""
+
+from runner.facts.declared import declared_phase, phase_files
+from runner.facts.packages import Requirement
+from runner.facts.preflights import Lock, Subject, pass_key, pins_in, record_path
+from runner.facts.requirements import text_of
+from runner.plan.settings import Phase, Settings
+
+
+def warnings(settings: Settings, phase: Phase, subject: Subject, lock: Lock) -> tuple[str, ...]:
+    """What may bite although all is installed and imported."""
+    newest = dict(pins_in(text_of(record_path(settings, pass_key(settings, subject), "newest"))))
+    return (*far_below(lock, newest), *clashes(lock, others(settings, phase)))
+
+
+def far_below(lock: Lock, newest: dict[str, str]) -> tuple[str, ...]:
+    """Packages without a lower bound that were resolved to something very old."""
+    pins = dict(lock.pins)
+    return tuple(
+        f"{name} {pins[name]} is far below the newest, {version}: give it a lower bound, {name}>={version}, "
+        "and the conflict behind it shows"
+        for name, version in sorted(newest.items())
+        if name in pins and is_far_below(pins[name], version)
+    )
+
+
+def is_far_below(locked: str, newest: str) -> bool:
+    """Another major version; before 1.0, a minor version not half as high."""
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        low, high = Version(locked), Version(newest)
+    except InvalidVersion:
+        return False
+    if low.major != high.major:
+        return low.major < high.major
+    return low.major == 0 and 2 * low.minor < high.minor
+
+
+def others(settings: Settings, phase: Phase) -> tuple[Requirement, ...]:
+    """What the other phases, which share the environment, ask for by name."""
+    found: list[Requirement] = []
+    for choice, file in phase_files(settings.paths.conf):
+        declared = declared_phase(file, settings.paths.shown(file)) if choice != phase.choice else None
+        found += declared.deps if declared and declared.name != phase.name else ()
+    return tuple(found)
+
+
+def clashes(lock: Lock, asked: tuple[Requirement, ...]) -> tuple[str, ...]:
+    """Requirements of other phases that this lock breaks in the environment they share."""
+    from packaging.requirements import InvalidRequirement
+    from packaging.requirements import Requirement as Specified
+
+    pins = dict(lock.pins)
+    found = []
+    for requirement in asked:
+        try:
+            specifier = Specified(requirement.text).specifier
+        except InvalidRequirement:
+            continue
+        version = pins.get(requirement.name)
+        if version and not specifier.contains(version, prereleases=True):
+            found.append(
+                f"the environment is shared, and {requirement.where} asks for {requirement.text}: "
+                f"{requirement.name} {version} of this lock breaks that phase until its own setup runs again"
+            )
+    return tuple(found)
