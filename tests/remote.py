@@ -21,11 +21,12 @@ class Rig:
     lab: Lab
     machine: Machine
     home: Path
+    remote_root: str = "~/Fractal"
 
     @property
     def root(self) -> Path:
         """The root of jobs on the machine, seen from here."""
-        return self.machine.home / "Fractal"
+        return self.machine.home / self.remote_root.removeprefix("~/")
 
     @property
     def args(self) -> tuple[str, ...]:
@@ -33,6 +34,7 @@ class Rig:
         return (
             *self.lab.args,
             f"ssh.config={self.machine.ssh_config}",
+            f"remote.root={self.remote_root}",
             f"remote.uv_install={install_uv()}",
             "instance=gpu_1x_a10",
             "instance.python=/usr/bin/python3",

@@ -1,0 +1,194 @@
+"""What every executor promises, written once: each is held to all of it by an empty subclass."""
+
+import io
+import json
+import time
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from runner.executors.base import Executor, Submission
+from runner.executors.local import Local
+from runner.executors.ssh import Ssh
+from runner.facts.research_log import RunPaths
+from runner.facts.run import RunState, RunStatus
+from runner.plan.command import Command, sh
+from runner.plan.plan import Step
+from runner.plan.route import Route
+from runner.world.screen import Screen
+from runner.world.transport import Real, observe
+from tests.simulator.machine import Machine
+from tests.support import HOSTILE_NAME, soak_size
+
+# What can be in an argument or a variable of a process: anything but NUL and half a surrogate pair.
+TEXT = st.text(st.characters(blacklist_characters="\0", blacklist_categories=("Cs",)))
+EACH = [HealthCheck.differing_executors, HealthCheck.too_slow]  # the suite runs once for each executor
+NAMED = [
+    "",
+    "$(touch x)",
+    "'; rm -rf ~",
+    '"',
+    "\\",
+    "a\nb",
+    "李明",
+    "ckpt=epoch=3-step=10.ckpt",
+    " ",
+    "-x",
+    "~",
+]
+
+
+class ExecutorSuite:
+    """`executor` keeps its runs below `root`, here; what it runs is read from there."""
+
+    executor: Executor
+    root: Path
+
+    @pytest.fixture(autouse=True)
+    def folder(self, tmp_path: Path, machine: Machine) -> None:
+        self.root = tmp_path / HOSTILE_NAME
+        self.root.mkdir()
+        self.executor = self.made(machine)
+
+    def made(self, machine: Machine) -> Executor:
+        """The executor under test."""
+        raise NotImplementedError
+
+    def paths(self, phase: str = "phase1-test") -> RunPaths:
+        return RunPaths.of("research-log", phase, f"{uuid4().int % 10**8}-train")
+
+    def take(self, step: Step) -> int:
+        return Real().shell(step, Screen(io.BytesIO())).exit_code
+
+    def run(self, command: Command, paths: RunPaths | None = None) -> tuple[int, RunPaths]:
+        """The job to its end: its exit code, as the last of its steps has it."""
+        paths = paths or self.paths()
+        (self.root / paths.folder).mkdir(parents=True)
+        steps = self.executor.submit(Submission(command, paths, is_adhoc=True))
+        codes = [self.take(step) for step in steps]
+        assert not any(codes[:-1])
+        return codes[-1], paths
+
+    def python(self, code: str, paths: RunPaths | None = None) -> tuple[int, RunPaths]:
+        return self.run(sh("python3", "-u", "-c", code), paths)
+
+    def log(self, paths: RunPaths) -> bytes:
+        return (self.root / paths.log).read_bytes()
+
+    def state(self, paths: RunPaths) -> RunStatus:
+        return observe(Real(), self.executor.state(paths))
+
+    def started(self, code: str) -> RunPaths:
+        """A job in the background, once it has said something."""
+        import threading
+
+        paths = self.paths()
+        threading.Thread(target=self.python, args=(code, paths), daemon=True).start()
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            if (self.root / paths.log).is_file() and self.log(paths):
+                return paths
+            time.sleep(0.05)
+        raise AssertionError("the job did not start")
+
+    def ended(self, paths: RunPaths) -> int:
+        """Waits until the exit code is here."""
+        deadline = time.monotonic() + 30
+        while not (self.root / paths.exit_code).exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        return int((self.root / paths.exit_code).read_text())
+
+    @pytest.mark.parametrize("code", [0, 1, 7, 255])
+    def test_the_exit_code_is_the_jobs_own(self, code: int) -> None:
+        exit_code, paths = self.python(f"raise SystemExit({code})")
+        assert exit_code == code
+        assert self.state(paths) == RunStatus(RunState.ENDED, code)
+
+    @pytest.mark.parametrize(("signal", "code"), [("KILL", 137), ("SEGV", 139)])
+    def test_a_job_that_a_signal_ended_says_which(self, signal: str, code: int) -> None:
+        kill = f"import os, signal; print('x'); os.kill(os.getpid(), signal.SIG{signal})"
+        exit_code, paths = self.python(kill)
+        assert (exit_code, self.log(paths)[:2]) == (code, b"x\n")
+
+    def test_a_run_that_never_was_is_absent(self) -> None:
+        assert self.state(self.paths()).state is RunState.ABSENT
+
+    def test_both_streams_are_in_the_log_in_their_order(self) -> None:
+        _, paths = self.python("import sys\nfor n in range(99): print(n); print(n, file=sys.stderr)")
+        assert self.log(paths).decode() == "".join(f"{n}\n{n}\n" for n in range(99))
+
+    def test_bytes_that_are_no_text_are_kept(self) -> None:
+        _, paths = self.python("import sys; sys.stdout.buffer.write(bytes(range(256)) * 9 + b'end')")
+        assert self.log(paths) == bytes(range(256)) * 9 + b"end"
+
+    def test_a_job_may_close_its_output_and_go_on(self) -> None:
+        exit_code, _ = self.python("import os; os.close(1); os.close(2); raise SystemExit(5)")
+        assert exit_code == 5
+
+    def test_a_line_without_end_is_kept_whole(self) -> None:
+        size = soak_size(100_000_000, 10_000_000)
+        code = f"import sys\nfor _ in range({size} // 1000): sys.stdout.write('x' * 1000)"
+        _, paths = self.python(code)
+        assert (self.root / paths.log).stat().st_size == size
+
+    def test_its_output_is_here_while_it_runs(self) -> None:
+        paths = self.started("import time; print('early'); time.sleep(60)")
+        assert self.log(paths) == b"early\n"
+        assert self.state(paths).state is RunState.RUNNING
+        assert self.take(self.executor.stop(paths)) == 0
+        assert self.ended(paths) == 143
+
+    def test_a_job_that_ignores_TERM_is_killed(self) -> None:  # noqa: N802
+        ignore = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf'); time.sleep(99)"
+        paths = self.started(ignore)
+        assert self.take(self.executor.stop(paths)) == 0
+        assert self.ended(paths) == 137
+
+    def test_the_log_is_shown_with_the_exit_code_of_the_job(self) -> None:
+        _, paths = self.python("print('one'); print('two'); raise SystemExit(4)")
+        shown = io.BytesIO()
+        codes = [Real().shell(s, Screen(shown)).exit_code for s in self.executor.logs(paths, None)]
+        assert (codes[-1], shown.getvalue()) == (4, b"one\ntwo\n")
+
+    def test_the_last_lines_alone_are_shown(self) -> None:
+        _, paths = self.python("for n in range(20): print(n)")
+        shown = io.BytesIO()
+        codes = [Real().shell(s, Screen(shown)).exit_code for s in self.executor.logs(paths, 2)]
+        assert (codes, shown.getvalue()) == ([0], b"18\n19\n")
+
+    @settings(max_examples=soak_size(100, 8), suppress_health_check=EACH)
+    @given(st.lists(TEXT, max_size=20), st.lists(TEXT, max_size=20))
+    def test_any_argument_and_any_variable_arrive_unchanged(
+        self, words: list[str], values: list[str]
+    ) -> None:
+        self.arrive([*words, *NAMED], {f"V{n}": value for n, value in enumerate([*values, *NAMED])})
+
+    def arrive(self, words: list[str], env: dict[str, str]) -> None:
+        code = "import json, os, sys; print(json.dumps([sys.argv[1:], dict(os.environ)]))"
+        pairs = [f"{name}={value}" for name, value in env.items()]
+        exit_code, paths = self.run(sh("env", *pairs, "python3", "-c", code, *words))
+        assert exit_code == 0
+        argv, environ = json.loads(self.log(paths))
+        assert argv == words
+        assert {name: environ[name] for name in env} == env
+
+    @settings(max_examples=soak_size(100, 5), suppress_health_check=EACH)
+    @given(st.text(st.characters(blacklist_characters="\0/", blacklist_categories=("Cs",)), min_size=1))
+    def test_any_name_of_a_phase_is_a_folder(self, name: str) -> None:
+        exit_code, paths = self.python("print('here')", self.paths(f"p{name[:40]}"))
+        assert (exit_code, self.log(paths)) == (0, b"here\n")
+
+
+class TestLocal(ExecutorSuite):
+    def made(self, machine: Machine) -> Executor:  # noqa: ARG002
+        return Local(self.root, self.root / "venv")
+
+
+class TestSsh(ExecutorSuite):
+    def made(self, machine: Machine) -> Executor:
+        route = Route(machine.alias, machine.ssh_config)
+        return Ssh(route, f"~/{uuid4().hex[:6]} {HOSTILE_NAME}", "venv", self.root)
