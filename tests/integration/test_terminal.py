@@ -1,0 +1,93 @@
+"""What a terminal shows: output as it comes, bars that stay bars, colours for those who want them."""
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import termios
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Runner
+from tests.support import PYTHON, Lab, runner_env
+
+TRAIN = ("phase=phase1", "action=train")
+COLOUR = re.compile(rb"\x1b\[[0-9;]*m")
+BAR = (
+    "import sys, time\n"
+    "for n in (10, 20, 30):\n    print(f'\\r{n}% ' + '#' * n, end='', flush=True); time.sleep(0.3)\n"
+    "print('\\nall done')"
+)
+
+
+def on_terminal(*args: str, env: dict[str, str], columns: int = 80) -> tuple[int, list[tuple[float, bytes]]]:
+    """The runner on a terminal: its exit code, and what it showed when (seconds, bytes)."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    env = {"TERM": "xterm"} | {name: value for name, value in env.items() if name != "COLUMNS"}
+    process = subprocess.Popen(
+        [PYTHON, "-m", "runner", *args], env=env, stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    shown = []
+    while True:
+        try:
+            data = os.read(ours, 65536)
+        except OSError:  # how Linux tells the end of a terminal
+            break
+        if not data:
+            break
+        shown.append((time.monotonic(), data))
+    os.close(ours)
+    return process.wait(10), shown
+
+
+def test_a_progress_bar_stays_one_and_comes_live(research_log: Lab, home: Path) -> None:
+    research_log.add_phase(script=BAR)
+    code, shown = on_terminal(*TRAIN, "confirm=true", *research_log.args, env=runner_env(home))
+    text = b"".join(data for _, data in shown)
+    assert code == 0, text
+    bars = [b"\r%d%% " % n + b"#" * n for n in (10, 20, 30)]
+    assert b"".join(bars) in text
+    times = [next(at for at, data in shown if bar[-12:] in data and bar[:4] in data) for bar in bars]
+    assert times[1] - times[0] > 0.1  # not all at once at the end
+    assert times[2] - times[1] > 0.1
+
+
+def test_the_job_knows_how_wide_the_terminal_is(research_log: Lab, home: Path) -> None:
+    research_log.add_phase(script="import os; print('wide', os.environ['COLUMNS'])")
+    _, shown = on_terminal(*TRAIN, "confirm=true", *research_log.args, env=runner_env(home), columns=123)
+    assert b"wide 123" in b"".join(data for _, data in shown)
+
+
+@pytest.mark.parametrize(
+    ("extra", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)]
+)
+def test_colours_are_for_those_who_want_them(
+    extra: dict[str, str], coloured: bool, research_log: Lab, home: Path
+) -> None:
+    research_log.add_phase()
+    env = runner_env(home, dict(extra))
+    code, shown = on_terminal(*TRAIN, *research_log.args, env=env)
+    text = b"".join(data for _, data in shown)
+    assert code == 0
+    assert bool(COLOUR.search(text)) is coloured
+
+
+def test_colours_vanish_in_a_pipe(research_log: Lab, runner: Runner) -> None:
+    research_log.add_phase(script="raise SystemExit(1)")
+    done = runner(*TRAIN, "confirm=true", *research_log.args)
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_the_plan_is_the_same_on_a_terminal_of_any_width(research_log: Lab, home: Path) -> None:
+    research_log.add_phase()
+    texts = set()
+    for columns in (40, 80, 200):
+        _, shown = on_terminal(*TRAIN, *research_log.args, env=runner_env(home), columns=columns)
+        texts.add(b"".join(data for _, data in shown))
+    assert len(texts) == 1
