@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 from runner.errors import UsageError, choices
@@ -53,7 +53,9 @@ def look_and_record(settings: Settings) -> Asking[Seen]:
     """As `look`, and the ledger then knows what the list shows."""
     seen = yield from look(settings)
     yield from news(seen, owner(settings))
-    return Seen(read_ledger(settings.paths.state), seen.instances, seen.now, seen.settle_s)
+    ledger = read_ledger(settings.paths.state)  # whole again, if it was damaged: that it was is kept
+    ledger = replace(ledger, num_unreadable=seen.ledger.num_unreadable)
+    return Seen(ledger, seen.instances, seen.now, seen.settle_s)
 
 
 def news(seen: Seen, own: str) -> Iterator[Record]:

@@ -1,0 +1,475 @@
+"""The life of a rented machine, end to end: simulated cloud, real sshd, real ssh, a throw-away home."""
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.facts.lambda_cloud import GONE
+from runner.plan.plan import Effect
+from runner.verbs.verb import VERBS
+from tests.simulator.faults import Fault
+from tests.simulator.server import Simulator
+from tests.support import Done, run_runner, runner_env
+
+SCALE = 0.01
+CANARY = "secret_canary_0123456789abcdef0123456789abcdef.CANARYcanaryCANARYcanaryCANARY12"
+
+
+@dataclass
+class Renting:
+    """A simulated cloud, a home, and the runner told about both."""
+
+    cloud: Simulator
+    home: Path
+    folder: Path
+
+    def __call__(self, *args: str, env: dict[str, str | None] | None = None) -> Done:
+        """The runner; arguments of the test come last, so that they count."""
+        return run_runner(*self.context, *args, cwd=self.folder, env=self.env(env))
+
+    def env(self, more: dict[str, str | None] | None = None) -> dict[str, str]:
+        """The environment of everything here."""
+        return runner_env(self.home, {"LAMBDA_API_KEY": self.cloud.api_key} | (more or {}))
+
+    @property
+    def context(self) -> list[str]:
+        """Where the cloud, the state and the machines are."""
+        return [
+            f"cloud.base_url={self.cloud.base_url}",
+            f"cloud.time_scale={SCALE}",
+            f"paths.state={self.folder}/state",
+            f"paths.research_log={self.folder}/research-log",
+            f"ssh.port={self.cloud.ssh_port}",
+        ]
+
+    def json(self, *args: str) -> dict[str, Any]:
+        """The last document that the runner prints."""
+        done = self(*args, "output=json")
+        assert done.exit_code == 0, done
+        document: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return document
+
+    def ssh(self, command: str, alias: str = "lambda") -> str:
+        """As a person in any terminal would."""
+        words = ["ssh", "-F", str(self.home / ".ssh/config"), alias, command]
+        done = subprocess.run(words, env=self.env(), capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def up(self, *args: str) -> Done:
+        """A machine that answers."""
+        done = self("action=up", "instance=gpu_1x_a10", "confirm=true", *args)
+        assert done.exit_code == 0, done
+        return done
+
+    def terminate(self, *args: str) -> Done:
+        """Show the plan, then confirm it by its digest."""
+        digest = self.json("action=terminate", *args)["digest"]
+        return self("action=terminate", *args, f"confirm={digest}")
+
+
+@pytest.fixture
+def rent(tmp_path: Path, home: Path) -> Iterator[Callable[..., Renting]]:
+    """`rent(machines="none", faults=[…], …)`: a fresh cloud; machines are real unless told otherwise."""
+    clouds: list[Simulator] = []
+
+    def start(machines: str = "auto", key: str = CANARY, **settings: Any) -> Renting:
+        cloud = Simulator(**{"scale": SCALE, "machines": machines, "api_key": key, **settings})
+        clouds.append(cloud)
+        identity = home / ".ssh/id_ed25519"
+        if not identity.exists():
+            identity.parent.mkdir(parents=True, exist_ok=True)
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(identity)], check=True)
+        (tmp_path / "research-log").mkdir(exist_ok=True)
+        return Renting(cloud, home, tmp_path)
+
+    yield start
+    for cloud in clouds:
+        cloud.close()
+
+
+@pytest.fixture
+def paper(rent: Callable[..., Renting]) -> Renting:
+    """A cloud whose instances are only data: for what needs no machine."""
+    return rent(machines="none")
+
+
+LAUNCH = ("action=launch", "instance=gpu_1x_a10", "instance.regions=[us-west-1,us-east-1]")
+
+
+def test_a_machine_from_nothing_to_nothing(rent: Callable[..., Renting]) -> None:
+    """up, ssh, status, a guard that refuses, a machine that ends, a configuration that is as before."""
+    renting = rent()
+    config = renting.home / ".ssh/config"
+    config.write_bytes(b"# mine\r\nHost other\n  Port 99\nHost *\n  User me")
+    config.chmod(0o644)
+    before = config.read_bytes()
+    done = renting.up()
+    assert "us-" in done.stdout and "/h" in done.stdout.splitlines()[-1], "ends with what it costs"
+    assert renting.ssh("nvidia-smi -L").startswith("GPU 0")
+    other = subprocess.run(["ssh", "-F", str(config), "-G", "other"], capture_output=True, text=True).stdout
+    assert "port 99" in other and "user me" in other and "hostkeyalias" not in other
+    assert config.stat().st_mode & 0o777 == 0o644
+
+    phase = "Fractal/research-log/phase12-fractal-sampler"
+    renting.ssh(
+        f"mkdir -p {phase}/checkpoints {phase}/runs/0001-train && echo weights >{phase}/checkpoints/a.pt"
+    )
+    run = f"{phase}/runs/0001-train"
+    renting.ssh(f"echo t >{run}/token; echo 0 >{run}/exit_code; printf 'checkpoints/\\0' >{run}/artifacts")
+    (instance,) = renting.json("action=status")["instances"]
+    assert (instance["name"], instance["state"]) == ("lambda", "active")
+    assert [r["state"] for r in instance["runs"]] == ["ended"]
+    assert 0 <= instance["idle_s"] <= instance["up_s"] + 1
+
+    plan = renting.json("action=terminate")
+    assert "checkpoints/a.pt" in plan["reason"]
+    refused = renting("action=terminate", f"confirm={plan['digest']}")
+    assert (refused.exit_code, len(renting.cloud.alive())) == (77, 1)
+    here = renting.folder / phase.removeprefix("Fractal/") / "checkpoints"
+    here.mkdir(parents=True)
+    (here / "a.pt").write_text("weights\n")
+    ended = renting.terminate()
+    assert ended.exit_code == 0, ended
+    assert "total" in ended.stderr
+    assert renting.cloud.alive() == []
+    assert config.read_bytes() == before
+    assert renting.terminate().exit_code == 0, "ending twice harms nobody"
+    assert renting.json("action=status")["instances"] == []
+
+
+def test_a_run_that_is_alive_keeps_its_machine_until_it_is_named(rent: Callable[..., Renting]) -> None:
+    renting = rent()
+    renting.up()
+    run = "Fractal/research-log/phase12-fractal-sampler/runs/0001-train"
+    renting.ssh(
+        f"mkdir -p {run}; echo t >{run}/token; "
+        f"setsid --fork flock -n {run}/lock sleep 600 </dev/null >/dev/null 2>&1; sleep 0.5"
+    )
+    assert "alive" in renting.json("action=terminate")["reason"]
+    assert renting.terminate().exit_code == 77
+    assert renting.terminate("discard=[0002-train]").exit_code == 77
+    assert len(renting.cloud.alive()) == 1
+    assert renting.terminate("discard=[0001-train]").exit_code == 0
+    assert renting.cloud.alive() == []
+
+
+def test_what_cannot_be_seen_is_not_backed_up(rent: Callable[..., Renting]) -> None:
+    renting = rent()
+    renting.up()
+    folder = renting.folder / "research-log/phase12-fractal-sampler/runs/0001-train"
+    folder.mkdir(parents=True)
+    instance = {"name": "lambda", "provider": "lambda"}
+    (folder / "plan.json").write_text(json.dumps({"instance": instance}))
+    name = renting.cloud.alive()[0].name
+    renting.cloud.machine(name).halt()
+    assert "cannot be seen" in renting.json("action=terminate")["reason"]
+    assert renting.terminate().exit_code == 77
+    assert renting.terminate("discard=[unreachable]").exit_code == 0
+    assert renting.cloud.alive() == []
+
+
+def test_a_machine_on_which_nothing_was_started_may_end_in_any_state(paper: Renting) -> None:
+    paper.cloud.faults.add(Fault("unhealthy"), Fault("no-ip"))
+    assert paper(*LAUNCH, "confirm=true").exit_code == 0
+    assert paper.terminate().exit_code == 0
+    assert paper.cloud.alive() == []
+
+
+def by_hand(renting: Renting, name: str) -> str:
+    """Launch without the runner, as in the console; its id."""
+    account = renting.cloud.account
+    key = {"name": "hand", "public_key": (renting.home / ".ssh/id_ed25519.pub").read_text()}
+    account.add_ssh_key(key)
+    body = {
+        "region_name": "us-west-1",
+        "instance_type_name": "gpu_1x_a10",
+        "ssh_key_names": ["hand"],
+        "name": name,
+    }
+    import httpx
+
+    answer = httpx.post(
+        f"{renting.cloud.base_url}/instance-operations/launch",
+        json=body,
+        headers={"Authorization": f"Bearer {renting.cloud.api_key}"},
+    )
+    return str(answer.json()["data"]["instance_ids"][0])
+
+
+def test_a_machine_launched_by_hand_can_be_used_and_ended(rent: Callable[..., Renting]) -> None:
+    renting = rent()
+    its_id = by_hand(renting, "by hand; $(touch x)")
+    assert renting("action=wait", f"machine={its_id}").exit_code == 0
+    assert renting("action=setup-ssh", f"machine={its_id}", "confirm=true").exit_code == 0
+    assert renting.ssh("echo here", alias=its_id) == "here\n"
+    (row,) = renting.json("action=status")["instances"]
+    assert (row["ours"], row["name"]) == (False, "by hand; $(touch x)")
+    assert renting.terminate(f"machine={its_id}").exit_code == 0
+    assert renting.cloud.alive() == []
+
+
+def test_a_lost_answer_neither_loses_nor_doubles_the_machine(paper: Renting) -> None:
+    paper.cloud.faults.add(Fault("lose-answer", match="launch", times=1))
+    done = paper(*LAUNCH, "confirm=true")
+    assert done.exit_code == 0, done
+    assert len(paper.cloud.alive()) == 1
+    (row,) = paper.json("action=status")["instances"]
+    assert row["ours"] and row["id"] == paper.cloud.alive()[0].id
+
+
+def test_a_machine_that_is_alive_is_not_rented_again(paper: Renting) -> None:
+    digest = paper.json(*LAUNCH)["digest"]
+    assert paper(*LAUNCH, f"confirm={digest}").exit_code == 0
+    plan = paper.json(*LAUNCH)
+    assert (plan["steps"], "machine=<new name>" in plan["reason"]) == ([], True)
+    spent = paper(*LAUNCH, f"confirm={digest}")
+    assert (spent.exit_code, "spent by lambda-0001-" in spent.stderr) == (77, True)
+    assert paper(*LAUNCH, "machine=two", "confirm=true").exit_code == 0
+    assert len(paper.cloud.alive()) == 2
+    several = paper("action=terminate")
+    assert several.exit_code == 64
+    assert all(i.id in several.stderr for i in paper.cloud.alive())
+
+
+def test_a_plan_names_its_attempts_with_their_price_and_not_the_capacity(paper: Renting) -> None:
+    plan = paper.json(*LAUNCH)
+    attempts = [step for step in plan["steps"] if "attempt" in step]
+    assert [step["attempt"] for step in attempts] == [1, 2]
+    assert [step["request"]["json"]["region_name"] for step in attempts] == ["us-west-1", "us-east-1"]
+    assert all(step["command"].startswith("curl ") and step["usd_per_hour"] == 1.29 for step in attempts)
+    assert "LAMBDA_API_KEY" in attempts[0]["command"] and paper.cloud.api_key not in str(plan)
+    paper.cloud.account.capacity = {"gpu_1x_a10": ()}
+    assert paper.json(*LAUNCH)["digest"] == plan["digest"]
+    assert not (paper.folder / "state").exists(), "showing leaves no file"
+
+
+def test_no_capacity_is_75_and_waiting_for_it_gets_one(paper: Renting) -> None:
+    paper.cloud.account.capacity = {"gpu_1x_a10": ()}
+    none = paper(*LAUNCH, "confirm=true")
+    assert (none.exit_code, paper.cloud.alive()) == (75, [])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "runner", *paper.context, *LAUNCH, "confirm=true", "wait_for_capacity=2h"],
+        env=paper.env(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(3)
+    paper.cloud.account.capacity = {"gpu_1x_a10": ("us-east-1",)}
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert "nothing is billed meanwhile" in said and "$1.29/h" in said
+    assert [i.region for i in paper.cloud.alive()] == ["us-east-1"]
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("instance.types=[gpu_1x_a01]",), "gpu_1x_a10"),
+        (("instance.regions=[us-wst-1]",), "us-west-1"),
+        (("instance.filesystem=nope",), "no filesystem nope"),
+        (("instance=local",), "instance=gpu_1x_a10"),
+        (("ssh.identity=/nowhere/id",), "ssh-keygen"),
+        (("machine=a b",), "machine=a b"),
+    ],
+)
+def test_what_the_cloud_does_not_have_is_64_with_the_choices(
+    paper: Renting, args: tuple[str, ...], said: str
+) -> None:
+    done = paper(*LAUNCH, *args)
+    assert done.exit_code == 64, done
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize("args", [("instance.max_usd_per_hour=1",), ("budget_usd=1",)])
+def test_a_ceiling_refuses_and_the_plan_is_shown_all_the_same(paper: Renting, args: tuple[str, ...]) -> None:
+    plan = paper.json(*LAUNCH, *args)
+    assert plan["reason"]
+    assert paper(*LAUNCH, *args, "confirm=true").exit_code == 77
+    assert paper.cloud.alive() == []
+
+
+@pytest.mark.parametrize("key", [None, "", "  ", "a\nb", "schlüssel", "a b"])
+def test_a_key_that_cannot_be_one_is_64_and_is_not_shown(paper: Renting, key: str | None) -> None:
+    done = paper("action=status", env={"LAMBDA_API_KEY": key})
+    assert done.exit_code == 64, done
+    assert "LAMBDA_API_KEY" in done.stderr
+    assert not key or not key.strip() or key not in done.stderr
+    assert paper.cloud.journal.entries() == []
+
+
+def test_a_key_that_the_cloud_refuses_says_where_to_make_one(paper: Renting) -> None:
+    done = paper("action=status", env={"LAMBDA_API_KEY": "wrong"})
+    assert (done.exit_code, "cloud.lambda.ai/api-keys" in done.stderr) == (64, True)
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        ("rate-limit", 75),
+        ("server-error", 69),
+        ("lose-request", 69),
+        ("account-inactive", 64),
+        ("forbidden", 64),
+        ("cloudflare-1010", 64),
+        ("redirect", 64),
+    ],
+)
+def test_a_cloud_that_never_gives_an_answer_is_told_by_its_exit_code(
+    paper: Renting, fault: str, code: int
+) -> None:
+    paper.cloud.faults.add(Fault(fault, value=1 if fault == "rate-limit" else None))
+    done = paper("action=status")
+    assert done.exit_code == code, done
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("fault", ["unhealthy", "cuda-802"])
+def test_a_machine_that_will_never_work_is_told_with_its_bill(
+    rent: Callable[..., Renting], fault: str
+) -> None:
+    renting = rent(faults=[Fault(fault)])
+    assert renting(*LAUNCH, "confirm=true").exit_code == 0
+    done = renting("action=wait")
+    assert done.exit_code == 65, done
+    assert "billed at $1.29/h" in done.stderr and "action=terminate" in done.stderr
+    assert len(renting.cloud.alive()) == 1, "nothing but terminate ends a machine"
+    if fault == "cuda-802":
+        assert "802" in done.stderr
+
+
+def test_a_time_out_never_means_gone(paper: Renting) -> None:
+    paper.cloud.faults.add(Fault("no-ip"))
+    assert paper(*LAUNCH, "confirm=true").exit_code == 0
+    done = paper("action=wait", "instance=gpu_1x_a10", "instance.wait_limit_s=1")
+    assert (done.exit_code, "not gone" in done.stderr) == (75, True)
+    assert "gone" not in (paper.folder / "state/ledger.jsonl").read_text()
+
+
+def test_a_damaged_ledger_is_kept_aside_and_rebuilt_from_the_cloud(paper: Renting) -> None:
+    assert paper(*LAUNCH, "confirm=true").exit_code == 0
+    ledger = paper.folder / "state/ledger.jsonl"
+    ledger.write_bytes(b"\x00garbage\n{]\n")
+    done = paper("action=status")
+    assert (done.exit_code, "cannot be read" in done.stdout) == (0, True)
+    (row,) = paper.json("action=status")["instances"]
+    assert row["ours"], "its name says whose it is"
+    assert (paper.folder / "state/ledger.jsonl.corrupt-1").read_bytes() == b"\x00garbage\n{]\n"
+    assert paper.json(*LAUNCH)["steps"] == []
+
+
+def test_two_runners_that_launch_at_once_rent_one_machine(paper: Renting) -> None:
+    words = [sys.executable, "-m", "runner", *paper.context, *LAUNCH, "confirm=true"]
+    both = [subprocess.Popen(words, env=paper.env(), stdout=-3, stderr=-3) for _ in range(2)]
+    codes = sorted(process.wait(timeout=60) for process in both)
+    assert codes in ([0, 77], [0, 0])
+    assert len(paper.cloud.alive()) == 1
+
+
+def test_terminate_without_a_digest_asks_a_terminal_for_the_name(paper: Renting) -> None:
+    assert paper(*LAUNCH, "confirm=true").exit_code == 0
+    nobody = paper("action=terminate", "confirm=true")
+    assert (nobody.exit_code, len(paper.cloud.alive())) == (77, 1)
+    digest = re.search(r"confirm=(p[0-9a-f]{12})", nobody.stderr)
+    assert digest and paper.json("action=terminate")["digest"] == digest[1]
+    assert typed(paper, "lambada\n") == 77
+    assert len(paper.cloud.alive()) == 1
+    assert typed(paper, "lambda\n") == 0
+    assert paper.cloud.alive() == []
+
+
+def typed(renting: Renting, answer: str) -> int:
+    """terminate at a terminal, with a person's answer; its exit code."""
+    ours, theirs = pty.openpty()
+    words = [sys.executable, "-m", "runner", *renting.context, "action=terminate", "confirm=true"]
+    process = subprocess.Popen(words, env=renting.env(), stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    seen = b""
+    while b"Type the machine" not in seen:
+        seen += os.read(ours, 4096)
+    os.write(ours, answer.encode())
+    try:
+        while os.read(ours, 4096):
+            pass
+    except OSError:
+        pass  # the terminal's other end is closed
+    os.close(ours)
+    return process.wait(timeout=60)
+
+
+def test_only_terminate_destroys_and_only_it_can_ask_the_cloud_for_an_end() -> None:
+    assert [verb.name for verb in VERBS if verb.effect is Effect.DESTROY] == ["terminate"]
+    assert GONE == ("terminated",)
+    sources = Path(__file__).parents[2].joinpath("runner").rglob("*.py")
+    using = {path.stem for path in sources if "terminate_request" in path.read_text()}
+    assert using == {"lambda_cloud", "terminate"}
+
+
+@pytest.mark.parametrize("verb", [verb.name for verb in VERBS if verb.name != "terminate"])
+def test_no_other_verb_terminates(verb: str, paper: Renting) -> None:
+    """Every verb, confirmed, while a machine is rented: no request to end it is ever sent."""
+    assert paper(*LAUNCH, "confirm=true").exit_code == 0
+    args = [
+        f"action={verb}",
+        "instance=gpu_1x_a10",
+        "confirm=true",
+        "instance.wait_limit_s=1",
+        "command=true",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "runner", *paper.context, *args],
+        env=paper.env(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        process.wait(timeout=8)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    assert paper.cloud.journal.entries("POST", "terminate") == []
+
+
+def test_the_key_appears_nowhere(rent: Callable[..., Renting]) -> None:
+    """Not in what is printed, not in a file, not in the arguments of any process."""
+    renting = rent()
+    watcher = subprocess.Popen(
+        ["bash", "-c", "while :; do cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '; sleep 0.01; done"],
+        stdout=(seen := (renting.folder / "cmdlines").open("wb")),
+    )
+    try:
+        said = [
+            renting("action=available"),
+            renting(*LAUNCH),
+            renting("action=up", *LAUNCH[1:], "confirm=true"),
+            renting("action=status"),
+            renting("action=status", "output=json"),
+            renting("action=doctor"),
+            renting("action=terminate"),
+        ]
+        renting.cloud.faults.add(Fault("forbidden"))
+        said.append(renting("action=status"))
+        renting.cloud.faults.clear()
+        said.append(renting.terminate())
+    finally:
+        watcher.kill()
+        watcher.wait()
+        seen.close()
+    for done in said:
+        assert CANARY not in done.stdout + done.stderr
+    assert CANARY.encode() not in (renting.folder / "cmdlines").read_bytes()
+    files = [
+        p for folder in (renting.folder / "state", renting.home) for p in folder.rglob("*") if p.is_file()
+    ]
+    assert files and all(CANARY.encode() not in path.read_bytes() for path in files)
