@@ -13,9 +13,6 @@ from runner.verbs.verb import verb_named
 from runner.view.json import plan_document, to_json
 from runner.view.script import plan_script
 from runner.view.text import Paint, consent_line, plan_text, plan_title, result_text
-from runner.world.apply import apply
-from runner.world.screen import Screen
-from runner.world.state import run_that_spent
 from runner.world.transport import Transport
 
 
@@ -45,6 +42,9 @@ def show_or_apply(
 
 def carry_out(plan: Plan, settings: Settings, transport: Transport, paint: Paint) -> int:
     """The exit code of applying the plan; what is only read needs no consent."""
+    from runner.world.apply import apply  # here, since a plan that is only shown does not need it
+    from runner.world.screen import Screen
+
     sys.stdout.flush()
     is_data = settings.output != "text"  # then stdout holds documents, and all the talk is on stderr
     screen = Screen((sys.stderr if is_data else sys.stdout).buffer)
@@ -115,6 +115,8 @@ def check_consent(plan: Plan, settings: Settings) -> None:
     given = settings.confirm
     if given in ("true", plan.digest):
         return
+    from runner.world.state import run_that_spent
+
     spent = None
     if settings.phase:
         spent = run_that_spent(given, settings.paths.research_log / settings.phase.name)
