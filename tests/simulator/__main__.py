@@ -91,9 +91,10 @@ def greeting(cloud: Simulator, machines: str) -> str:
     """Return what people need to type."""
     kind = "namespaces of their own" if can_have_namespaces() else "plain loopback sshd"
     kind = {"auto": kind, "none": "none: instances are only data"}.get(machines, machines)
+    places = f"cloud.base_url={cloud.base_url} ssh.port={cloud.ssh_port} ssh.user={cloud.ssh_user}"
     return f"""Simulated Lambda Cloud; machines: {kind}; nothing costs anything.
   export LAMBDA_API_KEY={cloud.api_key}
-  python -m runner action=available cloud.base_url={cloud.base_url} ssh.port={cloud.ssh_port}
+  python -m runner action=available {places}
   curl -s -X POST -d '["lose-answer,match=launch,times=1"]' http://127.0.0.1:{cloud.port}/simulator/faults
 Ctrl-C ends it, and every machine with it."""
 
@@ -121,7 +122,8 @@ def main(words: Sequence[str] | None = None) -> int:
     if options.json:
         threading.Thread(target=_await_end_of_stdin, args=(done,), daemon=True).start()
     with cloud:
-        ready = {"base_url": cloud.base_url, "ssh_port": cloud.ssh_port, "api_key": cloud.api_key}
+        names = ("base_url", "api_key", "ssh_port", "ssh_user")
+        ready = {name: getattr(cloud, name) for name in names}
         print(json.dumps(ready) if options.json else greeting(cloud, options.machines), flush=True)
         done.wait()
     return 0

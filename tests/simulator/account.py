@@ -19,6 +19,7 @@ from .data import (
     FUTURE_TYPES,
     IMAGES,
     INSTANCE_TYPES,
+    NEW_REGIONS,
     REGIONS,
     Image,
     InstanceType,
@@ -100,6 +101,10 @@ class Account:
 
     # --- the catalogue --------------------------------------------------------------------------
 
+    def regions(self) -> tuple[str, ...]:
+        old = self.settings.deployment == "old"
+        return tuple(name for name in REGIONS if not (old and name in NEW_REGIONS))
+
     def types(self) -> dict[str, InstanceType]:
         future = self.settings.deployment == "future"
         return INSTANCE_TYPES | FUTURE_TYPES if future else INSTANCE_TYPES
@@ -109,7 +114,7 @@ class Account:
             name: {
                 "instance_type": row.body(),
                 "regions_with_capacity_available": [
-                    region_body(region) for region in self.capacity.get(name, ())
+                    region_body(region) for region in self.capacity.get(name, ()) if region in self.regions()
                 ],
             }
             for name, row in self.types().items()
@@ -118,10 +123,10 @@ class Account:
     def list_regions(self) -> list[dict[str, Any]]:
         if self.settings.deployment == "old":
             raise ApiError("global/not-found")
-        return [region_body(name) for name in REGIONS]
+        return [region_body(name) for name in self.regions()]
 
     def list_images(self) -> list[dict[str, Any]]:
-        return [image.body(region) for image in IMAGES for region in REGIONS]
+        return [image.body(region) for image in IMAGES for region in self.regions()]
 
     # --- ssh keys -------------------------------------------------------------------------------
 
@@ -163,7 +168,7 @@ class Account:
         body = requests.json_object(body)
         name = requests.text(body, "name", least=1, most=60, pattern=requests.FILESYSTEM_NAME)
         region = requests.text(body, "region")
-        if region not in REGIONS:
+        if region not in self.regions():
             raise invalid("region", f"Region {region!r} does not exist")
         with self.lock:
             if any(filesystem.name == name for filesystem in self.filesystems):
@@ -320,7 +325,7 @@ class Account:
         kind = self.types().get(wish.type)
         if kind is None:
             raise missing("Instance type", wish.type)
-        if wish.region not in REGIONS:
+        if wish.region not in self.regions():
             raise missing("Region", wish.region)
         for name in wish.ssh_key_names:
             if all(key.name != name for key in self.keys):

@@ -185,6 +185,10 @@ IMAGES = tuple(
 )
 
 
+# Clients made from the schema of 2025 know only the regions of then.
+NEW_REGIONS = ("us-southeast-1",)
+
+
 def region_body(name: str) -> dict[str, object]:
     """Return a region as the API shows it."""
     return {"name": name, "description": REGIONS[name]}

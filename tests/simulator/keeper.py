@@ -28,7 +28,7 @@ CHUNK = 1 << 18
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 PR_SET_CHILD_SUBREAPER = 36
 CLONE_NEWNET = 0x40000000
-BOOT_LIMIT_S = 20.0
+BOOT_LIMIT_S = 60.0
 POWER_WORDS = {64: "poweroff", 65: "reboot"}
 
 

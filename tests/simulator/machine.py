@@ -37,12 +37,12 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 NEEDED_PROGRAMS = ("sshd", "ssh", "ssh-keygen", "rsync")
-REPLY_LIMIT_S = 40.0
+REPLY_LIMIT_S = 90.0
 # Neither root, who owns the host's files, nor 1000, who may own them in a container.
 UBUNTU_ID = 51022
 POWER_NAMES = ("poweroff", "shutdown", "halt", "reboot")
 SSHD_OPTIONS = {  # what Ubuntu ships, and what a fast and harmless sshd needs
-    "KexAlgorithms": "curve25519-sha256",
+    "KexAlgorithms": "curve25519-sha256,curve25519-sha256@libssh.org,ecdh-sha2-nistp256",
     "MaxSessions": "10",
     "MaxStartups": "10:30:100",
     "PasswordAuthentication": "no",
@@ -51,6 +51,10 @@ SSHD_OPTIONS = {  # what Ubuntu ships, and what a fast and harmless sshd needs
     "PrintMotd": "no",
     "UseDNS": "no",
     "UsePAM": "no",
+}
+UBUNTU_ENV = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/games",
+    "LANG": "C.UTF-8",
 }
 PROFILE = """\
 if [ -f "$HOME/.bashrc" ]; then . "$HOME/.bashrc"; fi
@@ -449,7 +453,7 @@ class Machine:
             "PidFile": "none",
             "Subsystem": f"sftp {_sftp_server()}",
             **SSHD_OPTIONS,
-            **(self._plain_options() if self.mode == "plain" else {}),
+            **(self._plain_options() if self.mode == "plain" else {"SetEnv": _set_env(**UBUNTU_ENV)}),
             **changes,
         }
         lines = [f"{key} {value}\n" for key, value in options.items()]
@@ -486,7 +490,7 @@ class Machine:
             "GlobalKnownHostsFile": "/dev/null",
             "StrictHostKeyChecking": "yes",
             "BatchMode": "yes",
-            "ConnectTimeout": 5,
+            "ConnectTimeout": 20,
             "LogLevel": "ERROR",
         }
         lines = [f"Host {self.alias}\n", *(f"  {key} {value}\n" for key, value in options.items())]

@@ -18,6 +18,8 @@ from .machine import (
 )
 from .settings import Clock
 
+LOOK_EVERY_S = 0.2  # how late a machine may notice that the clock was advanced
+
 
 class Addresses:
     """Hands out loopback addresses, the last one returned first when they are recycled."""
@@ -141,7 +143,7 @@ class Machines:
         if not self._wait_until(instance, instance.ssh_s):
             self._attempt(instance, machine.boot)
             instance.machine_up = True
-            fails_s = min(instance.preempted_s, instance.shut_down_s)
+            fails_s = min(instance.preempted_s, instance.active_s + instance.fate.shut_down_after_s)
             if not self._wait_until(instance, fails_s):
                 silently = instance.preempted_s <= instance.shut_down_s
                 self._attempt(instance, lambda: machine.halt(silently))
@@ -152,9 +154,11 @@ class Machines:
 
     def _wait_until(self, instance: Instance, simulated_s: float) -> bool:
         """Wait for a time; return whether the instance was ended before."""
-        missing_s = self.clock.real(simulated_s - self.clock.now())
-        timeout = None if missing_s > threading.TIMEOUT_MAX else max(0.0, missing_s)
-        return self._ends[instance.id].wait(timeout)
+        end = self._ends[instance.id]
+        while (missing_s := self.clock.real(simulated_s - self.clock.now())) > 0:
+            if end.wait(min(missing_s, LOOK_EVERY_S)):
+                return True
+        return end.is_set()
 
     def _attempt(self, instance: Instance, action: Callable[[], None]) -> None:
         try:

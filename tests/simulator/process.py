@@ -32,6 +32,7 @@ class SimulatorProcess:
         self.base_url: str = ready["base_url"]
         self.api_key: str = ready["api_key"]
         self.ssh_port: int = ready["ssh_port"]
+        self.ssh_user: str = ready["ssh_user"]
 
     def control(self, place: str, body: Any = None, method: str = "") -> Any:
         """Use a switch, for instance control("faults", ["lose-answer"]); see control.py."""

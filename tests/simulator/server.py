@@ -11,6 +11,7 @@ Everything under /api/v1 is the API; what is under /simulator is for who rehears
 from __future__ import annotations
 
 import contextlib
+import getpass
 import json
 import shutil
 import socket
@@ -75,7 +76,7 @@ class Simulator:
         self._set_limits()
         self._server = _Server(("127.0.0.1", port), self)
         serve = self._server.serve_forever
-        self._thread = threading.Thread(target=serve, args=(0.05,), daemon=True)
+        self._thread = threading.Thread(target=serve, args=(0.02,), daemon=True)
         self._thread.start()
 
     @property
@@ -91,6 +92,11 @@ class Simulator:
     def ssh_port(self) -> int:
         """The value of ssh.port."""
         return self.machines.ssh_port
+
+    @property
+    def ssh_user(self) -> str:
+        """The value of ssh.user: plain machines know only the current user."""
+        return getpass.getuser() if self.machines.mode == "plain" else "ubuntu"
 
     @property
     def settings(self) -> Settings:

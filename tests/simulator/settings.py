@@ -70,14 +70,19 @@ CHOICES = {
 
 
 class Clock:
-    """Tells simulated seconds since the start."""
+    """Tells simulated seconds since the start; `advance` lets some pass at once."""
 
     def __init__(self, scale: float) -> None:
         self.scale = scale
         self._start = time.monotonic()
+        self._advanced_s = 0.0
 
     def now(self) -> float:
-        return (time.monotonic() - self._start) / self.scale
+        return (time.monotonic() - self._start) / self.scale + self._advanced_s
+
+    def advance(self, simulated_s: float) -> None:
+        """Let time pass without waiting for it, for instance the hours of a long job."""
+        self._advanced_s += simulated_s
 
     def real(self, simulated_s: float) -> float:
         """Return how long a simulated time really lasts."""
