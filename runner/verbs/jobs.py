@@ -4,12 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from runner.errors import UsageError, choices
-from runner.executors.base import RunFile, Submission, argument, job_command
+from runner.executors.base import RunFile, Submission, job_command, spelled
 from runner.facts.fact import Asking
 from runner.facts.research_log import Code, Revision, RunPaths, code_of, next_run, revision_of
 from runner.plan.command import Command, sh
 from runner.plan.plan import Effect, Member, Plan, Step
-from runner.plan.settings import Job, Phase, Settings
+from runner.plan.settings import Job, Phase, Settings, Value
 from runner.verbs.environment import needed_phase, setup_step
 from runner.verbs.target import executor_of, target_of
 
@@ -128,13 +128,16 @@ def job_notes(submission: Submission) -> tuple[str, ...]:
 
 def shown_values(declared: Job) -> str:
     """`batch_size 32 · epochs 3`."""
-    pairs = [(key, argument(key, value)) for key, value in declared.args]
-    shown = (
-        f"{key} {' '.join(w.removeprefix(f'--{key}').lstrip('=') for w in words)}"
-        for key, words in pairs
-        if words
-    )
-    return " · ".join(shown) or "none"
+    given = ((key, value) for key, value in declared.args if value is not None)
+    return " · ".join(f"{key} {shown_value(value)}" for key, value in given) or "none"
+
+
+def shown_value(value: Value) -> str:
+    """A value in a line for a reader: what would break the line, or cannot be seen, is escaped."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(shown_value, value))}]"
+    text = spelled(value)
+    return text if text.isprintable() and text.strip() else repr(text)
 
 
 def shown_code(code: Code, revision: Revision) -> str:

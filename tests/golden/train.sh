@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Plan p000000000000: train phase7-golden 0001-train
+# Does what `confirm=p000000000000` would do, without the runner. It has no guard: run it once.
+code=0 steps=
+ended() { # NAME CODE: how a step went; the first failure is the script's exit code
+  steps+="${steps:+, }{\"name\": \"$1\", \"exit_code\": $2, \"seconds\": $SECONDS}"
+  [ "$code" != 0 ] || code=$2
+  SECONDS=0
+  return "$2"
+}
+
+mkdir -p /home/me/lab/research-log/phase7-golden/runs || exit
+mkdir /home/me/lab/research-log/phase7-golden/runs/0001-train || exit 77 # this run was started before
+printf '%s\n' '{"format": "runner.plan/1", "digest": "p000000000000", "action": "train", "phase": "phase7-golden", "effect": "change", "instance": {"name": "local", "provider": "local", "type": null, "usd_per_hour": 0.0}, "run": "0001-train", "reason": null, "notes": ["research-log/phase7-golden/run.log is a file from before; it is kept as research-log/phase7-golden/runs/0001-train/run.log.before"], "monitor": "tail -f research-log/phase7-golden/runs/0001-train/log", "steps": [{"name": "setup", "effect": "change", "on": "here", "command": "cd /home/me/lab && { test -x /home/me/venv/bin/python || /bin/uv venv --quiet --python /bin/python /home/me/venv; } && source /home/me/venv/bin/activate && { install() { /bin/uv pip install --find-links /wheels torch==2.13.0 numpy \"$@\"; }; case \"$(install --dry-run 2>&1)\" in *'"'"'Would make no changes'"'"'*) echo '"'"'nothing to do: all packages are there'"'"';; *) install;; esac; }", "timeout_s": null}, {"name": "start", "effect": "change", "on": "here", "command": "cd /home/me/lab && run=research-log/phase7-golden/runs/0001-train && mkdir -p \"$run\" && mv research-log/phase7-golden/run.log \"$run\"/run.log.before && ln -sfn runs/0001-train/log research-log/phase7-golden/run.log && (trap : INT TERM HUP; set -o pipefail; head -c 16384 /dev/zero > \"$run\"/reserved; { sh -c '"'"'echo $PPID'"'"' > \"$run\"/pid; source /home/me/venv/bin/activate && exec env PYTHONUNBUFFERED=1 '"'"'MODE=a b'"'"' python research-log/phase7-golden/train.py --batch_size=4 --lr=0.001 '"'"'--text=it'"'"'\"'"'"'\"'"'"'s \u674e\u660e; $(id)'"'"' --layers 1 2 --flag=true; } 2>&1 | (trap '"'"''"'"' INT TERM HUP; exec tee -a \"$run\"/log); how=(${PIPESTATUS[@]}); rm -f \"$run\"/reserved; [ ${how[1]} = 0 ] || echo '"'"'[runner] the log could not be written any further: it stops here, the job went on'"'"' | tee -a \"$run\"/log >&2; echo ${how[0]} > \"$run\"/exit_code.new && mv \"$run\"/exit_code.new \"$run\"/exit_code; exit ${how[0]})", "timeout_s": null}]}' > /home/me/lab/research-log/phase7-golden/runs/0001-train/plan.json || exit
+result() {
+  local ok=false log=null artifacts=
+  [ "$code" != 0 ] || ok=true
+  [ ! -e /home/me/lab/research-log/phase7-golden/runs/0001-train/log ] || log='"/home/me/lab/research-log/phase7-golden/runs/0001-train/log"'
+  [ ! -e /home/me/lab/research-log/phase7-golden/checkpoints ] || artifacts+=${artifacts:+, }'"/home/me/lab/research-log/phase7-golden/checkpoints"'
+  [ ! -e /home/me/lab/research-log/phase7-golden/metrics.jsonl ] || artifacts+=${artifacts:+, }'"/home/me/lab/research-log/phase7-golden/metrics.jsonl"'
+  printf '{"format": "runner.result/1", "digest": "%s", "run": %s, "ok": %s, "exit_code": %s, "steps": [%s], "log": %s, "artifacts": [%s]}\n' p000000000000 '"0001-train"' $ok $code "$steps" "$log" "$artifacts" \
+    > /home/me/lab/research-log/phase7-golden/runs/0001-train/result.json
+}
+trap result EXIT
+
+# setup
+(
+cd /home/me/lab && { test -x /home/me/venv/bin/python || /bin/uv venv --quiet --python /bin/python /home/me/venv; } && source /home/me/venv/bin/activate && { install() { /bin/uv pip install --find-links /wheels torch==2.13.0 numpy "$@"; }; case "$(install --dry-run 2>&1)" in *'Would make no changes'*) echo 'nothing to do: all packages are there';; *) install;; esac; }
+) </dev/null; ended setup $? || exit
+
+# start
+(
+cd /home/me/lab && run=research-log/phase7-golden/runs/0001-train && mkdir -p "$run" && mv research-log/phase7-golden/run.log "$run"/run.log.before && ln -sfn runs/0001-train/log research-log/phase7-golden/run.log && (trap : INT TERM HUP; set -o pipefail; head -c 16384 /dev/zero > "$run"/reserved; { sh -c 'echo $PPID' > "$run"/pid; source /home/me/venv/bin/activate && exec env PYTHONUNBUFFERED=1 'MODE=a b' python research-log/phase7-golden/train.py --batch_size=4 --lr=0.001 '--text=it'"'"'s 李明; $(id)' --layers 1 2 --flag=true; } 2>&1 | (trap '' INT TERM HUP; exec tee -a "$run"/log); how=(${PIPESTATUS[@]}); rm -f "$run"/reserved; [ ${how[1]} = 0 ] || echo '[runner] the log could not be written any further: it stops here, the job went on' | tee -a "$run"/log >&2; echo ${how[0]} > "$run"/exit_code.new && mv "$run"/exit_code.new "$run"/exit_code; exit ${how[0]})
+) </dev/null; ended start $?
+
+exit "$code"
