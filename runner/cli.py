@@ -125,7 +125,33 @@ def show_report(report: Any, output: str, paint: Any) -> None:
     from runner.view.json import to_json
     from runner.view.text import report_text
 
-    print(to_json(report.document()) if output == "json" else report_text(report, paint))
+    document = report.document()
+    if document["format"] == "runner.report/1":
+        show_drawn(report, document, output, paint)
+    else:
+        print(to_json(document) if output == "json" else report_text(report, paint))
+
+
+def show_drawn(report: Any, document: dict[str, Any], output: str, paint: Any) -> None:
+    """A report with a page: its figures are shown also where the page cannot be drawn."""
+    import runner.view.report  # noqa: F401  registers the report of a run
+    from runner.errors import UsageError
+    from runner.view.json import to_json
+    from runner.view.text import report_text
+    from runner.world.pages import write_page
+
+    files: tuple[str, ...] = ()
+    problem = None
+    try:
+        files = write_page(report)
+    except UsageError as error:
+        problem = error
+    document |= {"page": files[0] if files else None, "pictures": list(files[1:])}
+    print(to_json(document) if output == "json" else report_text(report, paint))
+    if problem:
+        raise problem
+    if output != "json":
+        print("\n".join(f"  {'page' if file == files[0] else 'picture':<9} {file}" for file in files))
 
 
 def program() -> str:

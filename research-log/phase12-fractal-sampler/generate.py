@@ -167,9 +167,11 @@ class VllmEngine:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         from vllm import LLM
 
-        # No prefix cache: what one member leaves in it would change the rounding of the next.
-        self.llm = LLM(str(model), dtype=dtype, enforce_eager=True, enable_prefix_caching=False, seed=0,
-                       gpu_memory_utilization=gpu_memory_utilization, disable_log_stats=True)
+        # No prefix cache: what one member leaves in it would change the rounding of the next. No chunked prefill: on a
+        # CPU vLLM 0.32 cannot rewind the generator of a seeded prompt that is split ("CPU Generator does not use offset").
+        self.llm = LLM(str(model), dtype=dtype, enforce_eager=True, enable_prefix_caching=False,
+                       enable_chunked_prefill=False, seed=0, gpu_memory_utilization=gpu_memory_utilization,
+                       disable_log_stats=True)
 
     def sample(self, prompts: list[str], seeds: list[int], options: argparse.Namespace) -> list[list[str]]:
         from vllm import SamplingParams

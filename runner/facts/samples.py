@@ -10,6 +10,7 @@ from runner.plan.fold import SweptJob, member_of
 from runner.plan.result import FailedMember, MembersResult
 from runner.plan.settings import Job
 
+CONFIGS = "configs.jsonl"  # in a run's folder: a line a member
 SAMPLES = "samples"  # below the phase: samples/<run>/<member>.json
 
 
@@ -23,13 +24,13 @@ class EarlierCosts:
     member_s: float
 
 
-def read_configs(path: Path, declared: Job) -> tuple[SweptJob, ...]:
-    """The members that a configs.jsonl holds; none without the file."""
+def read_configs(path: Path, declared: Job) -> tuple[tuple[int, SweptJob], ...]:
+    """(process, member) for every line of a configs.jsonl; none without the file."""
     try:
         lines = path.read_text().splitlines()
     except OSError:
         return ()
-    return tuple(member_of(line, declared) for line in lines if line.strip())
+    return tuple((json.loads(line)["process"], member_of(line, declared)) for line in lines if line.strip())
 
 
 def unfinished(results: Path, members: Sequence[SweptJob]) -> tuple[SweptJob, ...]:

@@ -8,7 +8,7 @@ from runner.errors import UsageError, choices
 from runner.executors.base import RunFile, job_command
 from runner.facts.fact import Asking
 from runner.facts.research_log import RunPaths, find_run
-from runner.facts.samples import SAMPLES, earlier_costs, read_configs, results_of, unfinished
+from runner.facts.samples import CONFIGS, SAMPLES, earlier_costs, read_configs, results_of, unfinished
 from runner.plan.command import Command, quote, sh
 from runner.plan.fold import Process, SweptJob, config_line, fold
 from runner.plan.plan import Effect, Member, Plan
@@ -18,7 +18,6 @@ from runner.verbs.jobs import Work, counted, declared_job, planned, shown_values
 from runner.verbs.target import target_of
 from runner.verbs.verb import verb_named
 
-CONFIGS = "configs.jsonl"
 PROCESSES = "processes.sh"
 
 # Runs processes one after the other. What a stop leaves undone has no result, so that `resume` finds it.
@@ -63,7 +62,7 @@ def resumed(settings: Settings) -> Asking[Plan]:
         )
     if not run.endswith(f"-{declared.name}"):
         raise UsageError(f"resume={settings.resume}: {run} is not a run of {declared.name}")
-    members = read_configs(folder / "runs" / run / CONFIGS, declared)
+    members = tuple(member for _, member in read_configs(folder / "runs" / run / CONFIGS, declared))
     if not members:
         raise UsageError(
             f"resume={settings.resume}: {run} is no sweep, so no member of it can be missing",

@@ -71,6 +71,7 @@ VERBS = (
     Verb("logs", Effect.READ, "follow a run's log until it ends; Ctrl-C only detaches", "runs:logs"),
     Verb("doctor", Effect.READ, "what went wrong, the evidence, and what mends it", "doctor:doctor"),
     Verb("stop", Effect.CHANGE, "stop a run, not the machine", "runs:stop"),
+    Verb("report", Effect.READ, "a page with pictures of a sweep or a run, and its figures", "report:report"),
     Verb("backup", Effect.CHANGE, "the phase's artifacts here, verified by checksum", "artifacts:backup"),
     Verb(
         "preflight",

@@ -1,0 +1,52 @@
+"""A report as text: the table of members, which one won, what it took."""
+
+from runner.verbs.report import Report, margin
+from runner.view.members import aligned
+from runner.view.paint import Paint
+from runner.view.pictures import label, shown, words
+from runner.view.text import duration, report_text
+
+
+@report_text.register
+def _(report: Report, paint: Paint) -> str:
+    title = paint(f"{report.phase} · {report.run}", "bold")
+    finished = f"{len(report.finished)} of {len(report.members)} members finished"
+    lines = [f"{title} · {finished}" if report.members else f"{title} · no sweep", ""]
+    if report.members:
+        lines += [*table(report, paint), ""]
+    if (best := report.best) and report.judge:
+        half = margin(best, report.judge)
+        within = f" ± {half:.3f} (95 %)" if half is not None else ""
+        judged = f"{best.figures[report.judge]:.3f}{within}"
+        lines.append(f"  best      {words(report.judge)} {judged}: {label(best, report.axes)}")
+    if report.members:
+        took = f"{report.load_s:.1f} s loading, {report.generation_s:.1f} s generating"
+        lines.append(f"  time      {took}")
+    if report.seconds is not None:
+        price = f"${report.usd:.2f} on {report.machine}"
+        lines.append(f"  run       {duration(report.seconds)} in all, {price}")
+    return "\n".join([*lines, *([f"  log       {report.log}"] if report.log else [])])
+
+
+def table(report: Report, paint: Paint) -> list[str]:
+    """A row a member, a column for every axis and figure."""
+    known = {name for member in report.finished for name in member.figures}
+    names = [*report.quality, *(n for n in ("samples_per_second", "generation_seconds") if n in known)]
+    head = ("member", *report.axes, *map(words, names), "")
+    rows = [
+        (
+            str(member.number),
+            *(shown(member.values.get(axis)) for axis in report.axes),
+            *(f"{member.figures[n]:.3f}" if n in member.figures else "–" for n in names),
+            "← best" if member is report.best else {"finished": ""}.get(member.state, told(member.error)),
+        )
+        for member in report.members
+    ]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    first, *rest = (aligned(row, widths) for row in (head, *rows))
+    return [paint(first, "bold"), *rest]
+
+
+def told(error: str | None) -> str:
+    """Why a member has no figures."""
+    return "missing" if error is None else f"failed: {error.splitlines()[0][:60]}"
