@@ -11,7 +11,9 @@ from runner.facts.run import STATE, RunState, RunStatus
 from runner.plan.command import Command, home_or_path, quote, sh, spell
 
 # Checksum and size of a file as it is at this moment; of a link, of what it says. Also for bash 3.
+# A file of lines only grows: what it held at one moment is whole. Of no other file is a part any good.
 FILE_STATE = """\
+of_lines() { case "$1" in *.jsonl|*.log|*.csv|*.tsv|*.txt|*/log) ;; *) false;; esac; }
 sum() { { sha256sum 2>/dev/null || shasum -a 256; } | cut -c1-64; }
 state() {
   if [ -L "$1" ]; then echo "$(readlink "$1" | sum)/link"
@@ -19,8 +21,15 @@ state() {
   else echo absent/0; fi; }"""
 
 # Runs on the machine, in a phase's folder: a record `checksum/size/name` for each file behind the names
-# that there is. A link out of the folder is told and left: what it leads to is no product of ours.
+# that there is, `open/0/name` for one that a process is writing. A link out of the folder is told and
+# left: what it leads to is no product of ours.
 RECORDS = """\
+written() {
+  [ $(($(date +%s) - $(stat -c %Y "$1"))) -lt 600 ] || return
+  for fd in /proc/[0-9]*/fd/*; do
+    [ "$fd" -ef "$1" ] || continue
+    case "$(sed -n "s/^flags:.*\\(.\\)$/\\1/p" "${fd/fd/fdinfo}" 2>/dev/null)" in 1|2) return 0;; esac
+  done; return 1; }
 inside() { case "$(readlink "$1")" in /*) false;; *)
   case "$(realpath -m "$1")" in "$(pwd -P)"/*) true;; *) false;; esac;; esac; }
 records() {
@@ -30,7 +39,10 @@ records() {
   done | LC_ALL=C sort -zu | while IFS= read -r -d "" file; do
     if [ -L "$file" ] && ! inside "$file"; then
       echo "not brought home: $file, a link out of the phase's folder" >&2
-    else printf "%s/%s\\0" "$(state "$file")" "$file"; fi
+    else
+      is=$(state "$file"); [ -L "$file" ] || of_lines "$file" || ! written "$file" || is=open/0
+      printf "%s/%s\\0" "$is" "$file"
+    fi
   done; }"""
 
 # Runs on the machine, in its root. What a run has to bring home is written in its folder, and so is

@@ -120,10 +120,12 @@ def run_names(phase_folder: Path) -> tuple[str, ...]:
     return tuple(name for _, name in sorted(found))
 
 
-def next_run(phase_folder: Path, job: str) -> str:
-    """`0004-train`: one more than the highest number there is."""
+def next_run(phase_folder: Path, job: str, wanted: str | None = None) -> str:
+    """`0004-train`: one more than the highest number there is, or a higher one that is wanted."""
     names = run_names(phase_folder)
     number = int(names[-1].split("-")[0]) + 1 if names else 1
+    if wanted and wanted.isdigit():
+        number = max(number, int(wanted))
     return f"{number:04d}-{job}"
 
 

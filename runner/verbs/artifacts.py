@@ -17,27 +17,36 @@ from runner.verbs.target import target_of
 PARTIAL = ("--partial-dir=.rsync-partial",)  # an interrupted file is kept under another name
 
 # Runs here, in the phase's folder. A file that differs from its record is fetched into a folder apart
-# and gets its name only when it fits the record. One that only grew meanwhile counts with what it was;
-# one that changed is recorded and fetched again.
+# and gets its name only when it fits the record; one that changed meanwhile, or is being written, is
+# recorded and fetched again. What was here under that name is kept in runs/replaced, unless it was
+# brought from the very same place before (runs/.home remembers) or is how the file begins.
 BACKUP = """\
 set +e -o pipefail
 {state}
 theirs() {{ {theirs}
 }}
-fetch() {{ {rsync} {far} "$new"/files; }}
+fetch() {{ {rsync} {far} $new/files; }}
 differing() {{
   while IFS=/ read -r -d "" sum size name; do
     [ "$(state "$name")" = "$sum/$size" ] || printf "%s/%s/%s\\0" "$sum" "$size" "$name"
   done; }}
-names() {{ while IFS=/ read -r -d "" sum size name; do printf "%s\\0" "$name"; done; }}
-fits() {{ [ "$(state "$1")" = "$sum/$size" ] || {{ [ -f "$1" ] && [ ! -L "$1" ] && begins_so "$1"; }}; }}
-begins_so() {{
-  [ "$(head -c "$size" "$1" | sum)" = "$sum" ] &&
-    head -c "$size" "$1" >$new/cut && touch -r "$1" $new/cut && mv $new/cut "$1"; }}
+names() {{
+  while IFS=/ read -r -d "" sum size name; do [ "$sum" = open ] || printf "%s\\0" "$name"; done; }}
+begins() {{ [ -f "$1" ] && [ ! -L "$1" ] && [ "$(head -c "$3" "$1" | sum)" = "$2" ]; }}
+fits() {{
+  [ "$(state "$1")" = "$sum/$size" ] || {{ of_lines "$1" && begins "$1" "$sum" "$size" &&
+    head -c "$size" "$1" >$new/cut && touch -r "$1" $new/cut && mv $new/cut "$1"; }}; }}
+mark() {{ printf "%s %s %s" "$origin" "$1" "$name" | tr "\\n" "?"; }}
+keep() {{
+  was=$(state "$name"); ! grep -qxF "$(mark "$was")" runs/.home 2>/dev/null || return 0
+  ! begins "$new/files/$name" "${{was%/*}}" "${{was#*/}}" 2>/dev/null || return 0
+  kept=runs/replaced/${{was:0:8}}/$folder; mkdir -p "$kept" && cp -p "$name" "$kept" &&
+    echo "kept what was here of $name in $kept"; }}
 into_place() {{
-  folder=$(dirname "$name"; echo /); folder=${{folder%??}}
-  mkdir -p "$folder" && if [ -L "$name" ]; then rm "$name"; else [ ! -d "$name" ]; fi &&
-    mv -f "$new/files/$name" "$folder/.incoming" && mv -f "$folder/.incoming" "$name"; }}
+  folder=$(dirname "$name"; echo /); folder=${{folder%??}}; mkdir -p "$folder" || return
+  if [ -L "$name" ]; then rm "$name"; elif [ -f "$name" ]; then keep; else [ ! -e "$name" ]; fi &&
+    mv -f "$new/files/$name" "$folder/.incoming" && mv -f "$folder/.incoming" "$name" &&
+    {{ mark "$sum/$size"; echo; }} >>runs/.home; }}
 place() {{
   placed=0; while IFS=/ read -r -d "" sum size name; do
     if fits "$new/files/$name"; then into_place || placed=74
@@ -46,7 +55,8 @@ place() {{
 mkdir -p {phase} && cd {phase} && new=runs/.incoming && mkdir -p $new/files && exec 9>>$new/lock || exit
 flock 9 2>/dev/null || perl -e 'open(F, ">&=9") and flock(F, 2)'
 for pause in 1 1 2 4 8 15 30 0; do
-  theirs >$new/theirs && differing <$new/theirs >$new/wanted; code=$?
+  theirs >$new/all && {{ IFS= read -r -d "" origin; cat >$new/theirs; }} <$new/all &&
+    differing <$new/theirs >$new/wanted; code=$?
   if [ $code = 0 ] && [ -s $new/wanted ]; then
     names <$new/wanted | fetch; fetched=$?
     place <$new/wanted; code=$?
@@ -59,6 +69,8 @@ for pause in 1 1 2 4 8 15 30 0; do
 done
 exit $code"""
 
+# Names a folder on a machine, so that another machine behind the same name is told from it.
+ORIGIN = 'printf "%s\\0" "$(cat /etc/machine-id 2>/dev/null)-$(stat -c %i-%W .)"'
 
 # Runs on the machine. What earlier runs left in the folder stays there.
 CLONE = """\
@@ -235,7 +247,7 @@ def backup_step(settings: Settings, phase: Phase) -> Step:
     route, folder = route_of(settings), folder_of(settings, phase)
     there = Command(f"cd {spell(home_or_path(settings.remote.root))}/{quote(folder)}")
     names = sh(*(f"./{name.rstrip('/')}" for name in phase.artifacts)).text
-    recorded = route.ssh(Command(f"{there.text} || exit\n{FILE_STATE}\n{RECORDS}\nrecords {names}"))
+    recorded = route.ssh(Command(f"{there.text} || exit\n{ORIGIN}\n{FILE_STATE}\n{RECORDS}\nrecords {names}"))
     options = ("-lptR", "--no-implied-dirs", "--from0", "--files-from=-", "--sparse", *PARTIAL)
     here = settings.paths.research_log / phase.name
     body = BACKUP.format(

@@ -45,7 +45,7 @@ def planned(settings: Settings, declared: Job, work_of: Callable[[RunPaths], Wor
     folder = f"{log_name}/{phase.name}"
     code: Code = yield code_of(settings.paths.root, folder, phase.artifacts)
     revision: Revision = yield revision_of(settings.paths.root, folder)
-    run = next_run(settings.paths.research_log / phase.name, declared.name)
+    run = next_run(settings.paths.research_log / phase.name, declared.name, settings.run)
     paths = RunPaths.of(log_name, phase.name, run)
     work = work_of(paths)
     submission = Submission(
