@@ -44,15 +44,23 @@ def packages(settings: Settings, phase: Phase) -> tuple[str, ...]:
 
 def setup_step(settings: Settings, phase: Phase) -> Step:
     """One idempotent command; uv itself finds that nothing is to do, in milliseconds."""
-    num = len(phase.deps)
-    wanted = f", {num} package{'s' * (num != 1)}" if num else ""
-    reason = f"the shared environment{wanted} (nothing is done where all is there)"
     if settings.instance.is_local:
-        return Step("setup", local_setup(settings, phase), on=HERE, reason=reason)
+        return Step("setup", local_setup(settings, phase), on=HERE, reason=setup_reason(len(phase.deps)))
+    from runner.facts.preflights import passed
     from runner.verbs.remote_environment import remote_setup
 
-    command = remote_setup(settings, phase, install_command("uv", settings, phase))
+    tested = passed(settings, phase)
+    lock = tested.lock if tested else None
+    reason = setup_reason(len(lock.pins) if lock else len(phase.deps), tested.at if tested else None)
+    command = remote_setup(settings, phase, install_command("uv", settings, phase), lock)
     return Step("setup", command, on=settings.alias, reason=reason)
+
+
+def setup_reason(num: int, tested_at: str | None = None) -> str:
+    """`the shared environment, 205 packages as preflight locked them on 2026-11-24 (…)`."""
+    wanted = f", {num} package{'s' * (num != 1)}" if num else ""
+    locked = f" as preflight locked them on {tested_at[:10]}" if tested_at else ""
+    return f"the shared environment{wanted}{locked} (nothing is done where all is there)"
 
 
 def local_setup(settings: Settings, phase: Phase) -> Command:

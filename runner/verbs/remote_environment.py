@@ -2,6 +2,7 @@
 
 from pathlib import PurePosixPath
 
+from runner.facts.preflights import Lock
 from runner.plan.command import Command, below, home_or_path, quote, sh, spell
 from runner.plan.route import route_of
 from runner.plan.settings import Data, Phase, Settings
@@ -35,10 +36,20 @@ if [ -e {done} ] && [ ! -e {unfinished} ]; then echo "nothing to do: the data ar
 fi"""
 
 
-def remote_setup(settings: Settings, phase: Phase, install: Command) -> Command:
+# The lock comes by standard input and is what preflight tested, or nothing is installed.
+RECEIVE = """\
+mkdir -p {folder} && cat > {file}.new && echo {line} | sha256sum --check --status &&
+  mv {file}.new {file} || {{ echo "the lock did not arrive whole" >&2; exit 65; }}"""
+
+# What is installed, in one line: `doctor` tells by it whether somebody else has been here.
+REMEMBER = "uv pip freeze | sha256sum | cut -c1-64 > {venv}/installed.sha256"
+
+
+def remote_setup(settings: Settings, phase: Phase, install: Command, lock: Lock | None = None) -> Command:
     """One idempotent command on the machine; two at once wait for one another.
 
-    `install` is what installs the phase's packages in the environment that is active.
+    `install` is what installs the phase's packages in the environment that is active, if no `lock` says
+    exactly what is to be there.
     """
     venv = spell(home_or_path(settings.remote.venv))
     root = spell(home_or_path(settings.remote.root))
@@ -46,16 +57,39 @@ def remote_setup(settings: Settings, phase: Phase, install: Command) -> Command:
     make = sh("uv", "venv", "--quiet", *python, home_or_path(settings.remote.venv))
     lines = [
         f"set -o pipefail; mkdir -p {root}/{quote(settings.paths.research_log.name)} && cd {root} || exit",
+        *((receive(lock),) if lock else ()),
         "exec 9>>.setup.lock; flock 9",
         INSTALL_UV.format(install=settings.remote.uv_install),
         f"[ -x {venv}/bin/python ] || {make.text} || exit",
         f"source {spell(below(home_or_path(settings.remote.venv), 'bin/activate'))} || exit",
     ]
-    if phase.deps:
-        lines.append(INSTALL.format(install=install.text))
+    if lock:
+        install = sh("uv", "pip", "install", *torch_backend(settings), "-r", lock_there(lock))
+    if phase.deps or lock:
+        lines += [INSTALL.format(install=install.text), REMEMBER.format(venv=venv)]
     if phase.data:
         lines.append(fetch_data(f"{settings.paths.research_log.name}/{phase.name}", phase.data))
-    return route_of(settings).ssh(Command("\n".join(lines)))
+    there = route_of(settings).ssh(Command("\n".join(lines)), stdin=lock is not None)
+    return Command(f"{there.text} < {quote(str(lock.path))}") if lock else there
+
+
+def receive(lock: Lock) -> str:
+    """Takes the lock from standard input; its checksum stands in the plan, so that the digest covers it."""
+    file = lock_there(lock)
+    return RECEIVE.format(
+        folder=str(PurePosixPath(file).parent), file=file, line=quote(f"{lock.sha256}  {file}.new")
+    )
+
+
+def lock_there(lock: Lock) -> str:
+    """Where the lock is kept on the machine, below the root."""
+    return f".runner/locks/{lock.path.name}"
+
+
+def torch_backend(settings: Settings) -> tuple[str, ...]:
+    """The index that the lock's torch is from, where it is not the registry."""
+    backend = settings.instance.torch_backend
+    return ("--torch-backend", backend) if backend else ()
 
 
 def fetch_data(folder: str, data: Data) -> str:
