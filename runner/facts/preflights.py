@@ -44,6 +44,14 @@ class Lock:
 
 
 @dataclass(frozen=True)
+class HelpfulScript:
+    """A script that answers --help; before that it imports `top`."""
+
+    name: str
+    top: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Subject:
     """All that a preflight tests, read off the files. `folder` is the phase's, for its relative names."""
 
@@ -51,7 +59,7 @@ class Subject:
     listed: tuple[Requirement, ...]  # of requirements.txt, which uv reads itself
     project: str  # the phase folder's pyproject.toml, if it is a package
     imports: Imports
-    scripts_with_help: tuple[str, ...]
+    scripts_with_help: tuple[HelpfulScript, ...]
 
     @property
     def is_empty(self) -> bool:
@@ -75,7 +83,7 @@ def subject_of(settings: Settings, phase: Phase) -> Subject:
         top |= dict.fromkeys(found.top)
         inner |= dict.fromkeys(found.inner)
         if has_parser(source):
-            with_help.append(name)
+            with_help.append(HelpfulScript(name, found.top))
     top |= dict.fromkeys(f"import {module}" for module in phase.imports)
     listed = folder / "requirements.txt"
     return Subject(
@@ -112,7 +120,7 @@ def pass_key(settings: Settings, subject: Subject) -> str:
     stand_ins = "".join(text_of(folder / "instance/local.yaml") for folder in settings.paths.conf)
     return digest_of(
         lock_key(settings, subject),
-        [subject.imports.top, subject.imports.inner, subject.scripts_with_help],
+        [subject.imports.top, subject.imports.inner, [script.name for script in subject.scripts_with_help]],
         stand_ins,
         phase.stand_ins if phase else (),
     )

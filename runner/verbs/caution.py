@@ -38,11 +38,16 @@ def is_far_below(locked: str, newest: str) -> bool:
 
 
 def others(settings: Settings, phase: Phase) -> tuple[Requirement, ...]:
-    """What the other phases, which share the environment, ask for by name."""
+    """What the other phases of this research log, which share the environment, ask for by name."""
     found: list[Requirement] = []
     for choice, file in phase_files(settings.paths.conf):
         declared = declared_phase(file, settings.paths.shown(file)) if choice != phase.choice else None
-        found += declared.deps if declared and declared.name != phase.name else ()
+        if (
+            declared
+            and declared.name != phase.name
+            and (settings.paths.research_log / declared.name).is_dir()
+        ):
+            found += declared.deps
     return tuple(found)
 
 

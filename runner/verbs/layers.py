@@ -6,6 +6,7 @@ stopped, the last one always.
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from runner.verbs.target import platform_text
 
 IMPORT_LIMIT_S = 300
 HELP_LIMIT_S = 30
+VERSION = re.compile(r"\d+(\.\d+)*")  # instance.python may be a path, of which no resolver knows the version
 NEVER = 'sys_platform == "never"'
 PINS = quote(r"^[A-Za-z0-9][^ ;\]*==[^ ;\]+")
 
@@ -179,7 +181,7 @@ class Layers:
             return f"--python {self.python_here} {self.cpu_index()}"
         options = {
             "--python-platform": machine.platform,
-            "--python-version": machine.python,
+            "--python-version": machine.python if VERSION.fullmatch(machine.python or "") else None,
             "--torch-backend": machine.torch_backend,
         }
         return sh(*(word for name, value in options.items() if value for word in (name, value))).text
@@ -263,10 +265,14 @@ class Layers:
 
     def import_lines(self) -> tuple[str, ...]:
         """The statements to try, but for those of packages that are left out here."""
-        out = {name for name, text in self.stand_ins().items() if not text}
         imports = self.subject.imports
         lines = (*imports.top, *(f"?{line}" for line in imports.inner))
-        return tuple(line for line in lines if distribution(line.split()[1].partition(".")[0]) not in out)
+        return tuple(line for line in lines if not self.is_left_out(line))
+
+    def is_left_out(self, statement: str) -> bool:
+        """Whether it imports a package that has no stand-in on a CPU."""
+        name = distribution(statement.split()[1].partition(".")[0])
+        return self.stand_ins().get(name, name) is None
 
     def found_in_source(self) -> str:
         """For code that is not here before it is cloned: its statements, read when it is."""
@@ -279,8 +285,10 @@ class Layers:
     def helps(self) -> tuple[str, ...]:
         """`--help` of each script that has a parser; never a script itself, which might train."""
         jobs = {job.entrypoint: job for job in reversed(self.phase.jobs)}
-        names = tuple(jobs) if self.phase.source else self.subject.scripts_with_help
-        return tuple(self.help(jobs[name]) for name in reversed(names))
+        if self.phase.source:
+            return tuple(self.help(job) for job in jobs.values())
+        able = (s for s in self.subject.scripts_with_help if not any(map(self.is_left_out, s.top)))
+        return tuple(self.help(jobs[script.name]) for script in able)
 
     def help(self, job: Job) -> str:
         """One script's --help within its time, with the job's environment and none of its arguments."""

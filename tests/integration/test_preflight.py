@@ -3,16 +3,21 @@
 Offline: the packages are made here, tiny, and uv is told of no registry.
 """
 
+import json
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.remote import Rig
 from tests.support import Done, Lab, run_runner, runner_env
 from tests.wheels import make_sdist, make_wheel
 
@@ -263,3 +268,231 @@ def test_a_broken_phase_is_caught_by_its_layer_and_named(name: str, bench: Bench
     assert why != done.stderr, done
     assert [word for word in case.names if word not in why] == [], why
     assert bench.rest() - before == {str(bench.home / ".cache")}
+
+
+FINE = {
+    "top": "import numpy\n" + PARSER,
+    "optional": "try:\n    import flash_attn\nexcept ImportError:\n    flash_attn = None\n" + PARSER,
+    "lazy": "def sample():\n    from vllm import LLM\n    return LLM\n" + PARSER,
+    "missing and lazy": "def faster():\n    import apex_of_nobody\n" + PARSER,
+    "own modules": "from helper import f\n" + PARSER,
+    "no parser": "import numpy\nopen('trained', 'w').write('a script must not be run')\n",
+}
+
+
+@pytest.mark.parametrize("kind", FINE)
+def test_a_phase_that_works_passes(kind: str, bench: Bench) -> None:
+    deps = ["numpy>=2", "torch>=2.12", "vllm>=0.30"]
+    folder = bench.lab.add_phase(script=FINE[kind], deps=deps)
+    (folder / "helper.py").write_text("import numpy\nf = numpy\n")
+    before = bench.rest()
+    done = bench.preflight("confirm=true")
+    assert done.exit_code == 0, done
+    assert bench.rest() - before == {str(bench.home / ".cache")}
+
+
+def test_the_lock_has_names_versions_and_hashes_and_no_addresses(bench: Bench) -> None:
+    bench.lab.add_phase(script=PARSER, deps=["vllm>=0.30"])
+    bench.preflight("confirm=true")
+    (lock,) = (bench.lab.root / ".runner/locks").iterdir()
+    lines = lock.read_text().splitlines()
+    pins = [line for line in lines if not line.startswith("    ")]
+    assert pins == ["torch==2.13.0 \\", "vllm==0.32.0 \\"]
+    assert all(
+        re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}( \\)?", line) for line in lines if line not in pins
+    )
+
+
+def test_a_pass_is_remembered_by_content(bench: Bench) -> None:
+    folder = bench.lab.add_phase(script="import numpy\n" + PARSER, deps=["numpy"])
+    plan = bench.preflight("output=json").plan
+    assert [step["name"] for step in plan["steps"]][1:4] == ["resolve", "install", "import"]
+    assert bench.preflight(f"confirm={plan['digest']}").exit_code == 0
+
+    def steps() -> int:
+        return len(bench.preflight("output=json").plan["steps"])
+
+    again = bench.preflight("output=json")
+    assert again.plan["steps"] == [] and "passed on 20" in again.plan["reason"]
+    (folder / "train.py").write_text("import numpy\nprint('other work')\n" + PARSER)
+    assert steps() == 0  # what is imported is the same
+    (folder / "train.py").write_text("import numpy\nimport numpy.other\n" + PARSER)
+    assert steps() > 0
+    (folder / "train.py").write_text("import numpy\n" + PARSER)
+    assert steps() == 0
+    (lock,) = (bench.lab.root / ".runner/locks").iterdir()
+    lock.write_text(lock.read_text().replace("2.3.5", "2.3.6"))
+    assert steps() > 0  # somebody changed what was tested
+
+
+def test_scripts_that_need_nothing_have_nothing_to_test(bench: Bench) -> None:
+    bench.lab.add_phase(script=PARSER)
+    plan = bench.preflight("output=json").plan
+    assert plan["steps"] == [] and "standard library" in plan["reason"]
+
+
+def test_a_very_old_version_and_a_broken_neighbour_are_told(bench: Bench) -> None:
+    bench.lab.add_phase(script=PARSER, deps=["torch==2.12.0", "vllm"])
+    bench.lab.add_phase("phase2-other", deps=["torch>=2.13"], choice="phase2")
+    done = bench.preflight("confirm=true")
+    assert done.exit_code == 0, done
+    assert "vllm 0.2.5 is far below the newest, 0.32.0" in done.stderr
+    assert "phase2.yaml, line 2 asks for torch>=2.13: torch 2.12.0 of this lock" in done.stderr
+    notes = bench.preflight("output=json").plan["notes"]
+    assert len(notes) == 2, notes
+
+
+def test_a_gpu_package_is_left_out_here_by_yaml(bench: Bench) -> None:
+    script = "import gpu_kernels\n" + PARSER
+    more = {"preflight": {"packages": {"gpu-kernels": None}}}
+    bench.lab.add_phase(script=script, deps=["gpu-kernels", "numpy"], **more)
+    assert bench.preflight("confirm=true").exit_code == 0
+
+
+def test_a_package_may_be_allowed_to_be_compiled_there(bench: Bench) -> None:
+    more = {"preflight": {"builds": ["compiled-here"]}}
+    bench.lab.add_phase(script="import compiled_here\n" + PARSER, deps=["compiled-here"], **more)
+    done = bench.preflight("confirm=true")
+    assert done.exit_code == 0, done
+
+
+def test_a_source_is_cloned_at_its_commit_and_its_scripts_are_read(bench: Bench, tmp_path: Path) -> None:
+    source = repository(tmp_path / "source", requirements_txt="numpy\n", train_py="import numpy\n" + PARSER)
+    commit = git("rev-parse", "HEAD", at=source)
+    bench.lab.add_phase(source={"git": str(source), "ref": commit})
+    done = bench.preflight("confirm=true")
+    assert done.exit_code == 0, done
+    assert "import: import numpy" in done.stdout and "help: train.py" in done.stdout
+    (record,) = (bench.lab.root / ".runner/preflights").glob("*.json")
+    assert json.loads(record.read_text())["source_commit"] == commit
+
+
+def test_hostile_names_change_nothing(hostile_log: Lab, home: Path, tmp_path: Path) -> None:
+    config = tmp_path / "uv.toml"
+    config.write_text("no-index = true\n")
+    bench = Bench(hostile_log, home, config)
+    folder = bench.lab.add_phase(script="import numpy\nfrom helper import f\n" + PARSER, deps=["numpy"])
+    (folder / "helper.py").write_text("f = 1\n")
+    (folder / "a 'b' $(touch x)\n李明.txt").write_text("")
+    before = bench.rest()
+    done = bench.preflight("confirm=true")
+    assert done.exit_code == 0, done
+    assert bench.rest() - before == {str(bench.home / ".cache")}
+
+
+def test_the_script_does_the_same_and_leaves_nothing(bench: Bench, tmp_path: Path) -> None:
+    bench.lab.add_phase(script="import numpy\n" + PARSER, deps=["numpy"])
+    script = bench.preflight("output=script").stdout
+    before = bench.rest()
+    done = subprocess.run(["bash"], input=script, env=bench.env, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0
+    assert bench.preflight("output=json").plan["steps"] == []
+    assert bench.rest() - before == {str(bench.home / ".cache")}
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("layer", ["import:", "help:"])
+def test_stopped_in_the_middle_nothing_is_left(how: signal.Signals, layer: str, bench: Bench) -> None:
+    slow = "import time\ntime.sleep(60)\n"
+    make_wheel(WHEELS, "slow-to-import", "1.0", slow)
+    script = "import slow_to_import\n" if layer == "import:" else f"import argparse\n{slow}"
+    bench.lab.add_phase(script=script, deps=["numpy", "slow-to-import"])
+    before = bench.rest()
+    words = (*bench.lab.args, "phase=phase1", "action=preflight", "instance=gpu_1x_a10", "confirm=true")
+    started = subprocess.Popen(
+        [sys.executable, "-m", "runner", *words],
+        cwd=bench.lab.root,
+        env=bench.env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    assert started.stdout
+    assert any(line.startswith(layer.encode()) for line in started.stdout)
+    time.sleep(0.3)
+    assert list(bench.cache.glob("fractal-preflight-*"))
+    started.send_signal(how)
+    code = started.wait(timeout=30)
+    assert code in (128 + how, 130)
+    assert bench.rest() - before == {str(bench.home / ".cache")}
+    assert processes_below(bench.home) == []
+
+
+def processes_below(folder: Path) -> list[str]:
+    """The command lines of processes that still use this folder."""
+    found = []
+    for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = cmdline.read_bytes()
+        except OSError:
+            continue
+        if str(folder).encode() in words:
+            found.append(words.replace(b"\0", b" ").decode(errors="replace"))
+    return found
+
+
+def test_what_a_power_cut_left_is_swept_by_the_next(bench: Bench) -> None:
+    bench.lab.add_phase(script="import numpy\n" + PARSER, deps=["numpy"])
+    left = bench.cache / "fractal-preflight-999999999"
+    (left / "venv").mkdir(parents=True)
+    mine = bench.cache / f"fractal-preflight-{os.getpid()}"  # of a runner that is alive
+    mine.mkdir()
+    assert bench.preflight("confirm=true").exit_code == 0
+    assert not left.exists() and mine.exists()
+
+
+def test_a_job_on_a_paid_machine_says_that_nothing_was_tested(bench: Bench) -> None:
+    bench.lab.add_phase(script="import numpy\n" + PARSER, deps=["numpy"])
+    words = (*bench.lab.args, "phase=phase1", "action=train", "instance=gpu_1x_a100_sxm4", "output=json")
+
+    def train(*more: str) -> Done:
+        return run_runner(*words, *more, cwd=bench.lab.root, env=bench.env)
+
+    assert any("no preflight" in note for note in train().plan["notes"])
+    refused = train("require_preflight=true")
+    assert refused.exit_code == 0 and "no preflight" in refused.plan["reason"]
+    assert train("require_preflight=true", f"confirm={refused.plan['digest']}").exit_code == 77
+    assert bench.preflight("confirm=true").exit_code == 0
+    assert not any("no preflight" in note for note in train("require_preflight=true").plan["notes"])
+    assert train("require_preflight=true").plan["reason"] is None
+    local = run_runner(*words[:-2], "instance=local", "output=json", cwd=bench.lab.root, env=bench.env)
+    assert not any("no preflight" in note for note in local.plan["notes"])
+
+
+@pytest.fixture
+def offline_rig(rig: Rig, tmp_path: Path) -> Iterator[Rig]:
+    """A machine whose uv knows nothing but the packages of this module."""
+    folder = rig.machine.home / "wheels"
+    shutil.copytree(WHEELS, folder)
+    settings = rig.machine.home / ".config/uv"
+    settings.mkdir(parents=True)
+    (settings / "uv.toml").write_text(f'no-index = true\nfind-links = ["{"/home/ubuntu/wheels"}"]\n')
+    (tmp_path / "uv.toml").write_text("no-index = true\n")
+    yield rig
+    shutil.rmtree(settings)
+    shutil.rmtree(folder)
+
+
+def test_what_was_locked_is_what_is_installed_on_the_machine(offline_rig: Rig, tmp_path: Path) -> None:
+    rig = offline_rig
+    rig.lab.add_phase(script="import numpy\n" + PARSER, deps=["vllm>=0.30", "numpy"])
+    own = {"UV_CONFIG_FILE": str(tmp_path / "uv.toml"), "UV_FIND_LINKS": str(WHEELS), "PIP_FIND_LINKS": None}
+    own["UV_CACHE_DIR"] = str(tmp_path / "cache")
+
+    def run(*words: str) -> Done:
+        return rig.run("phase=phase1", *words, timeout_s=120, **own)
+
+    done = run("action=preflight", "confirm=true")
+    assert done.exit_code == 0, done
+    (lock,) = (rig.lab.root / ".runner/locks").iterdir()
+    done = run("action=setup", "confirm=true")
+    assert done.exit_code == 0, done
+    venv = f"{rig.remote_root}/research-log/phase11-fractal-logic/.venv"
+    uv = f"~/.local/bin/uv pip --python {venv}".replace("pip --python", "pip {} --python")
+    frozen = rig.machine.ssh(uv.format("freeze")).stdout
+    assert frozen.split() == re.findall(r"(?m)^[\w.-]+==[\w.]+", lock.read_text())
+    assert "nothing to do" in run("action=setup", "confirm=true").stdout
+    assert run("action=doctor", "output=json").documents[-1]["diagnoses"] == []
+    rig.machine.ssh(f"{uv.format('install')} numpy==1.26.4")
+    (told,) = run("action=doctor", "output=json").documents[-1]["diagnoses"]
+    assert "numpy 1.26.4 for 2.3.5" in told["evidence"] and told["remedy"].endswith("action=setup")
