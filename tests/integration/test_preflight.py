@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -463,10 +464,13 @@ def test_a_job_on_a_paid_machine_says_that_nothing_was_tested(bench: Bench) -> N
 def offline_rig(rig: Rig, tmp_path: Path) -> Iterator[Rig]:
     """A machine whose uv knows nothing but the packages of this module."""
     folder = rig.machine.home / "wheels"
-    shutil.copytree(WHEELS, folder)
+    folder.mkdir()
+    for wheel in WHEELS.iterdir():
+        shutil.copyfile(wheel, folder / wheel.name)
+    there = rig.machine.ssh("echo ~/wheels").stdout.strip()
     settings = rig.machine.home / ".config/uv"
     settings.mkdir(parents=True)
-    (settings / "uv.toml").write_text(f'no-index = true\nfind-links = ["{"/home/ubuntu/wheels"}"]\n')
+    (settings / "uv.toml").write_text(f'no-index = true\nfind-links = ["{there}"]\n')
     (tmp_path / "uv.toml").write_text("no-index = true\n")
     yield rig
     shutil.rmtree(settings)
