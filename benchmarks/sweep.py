@@ -60,7 +60,7 @@ def planning(place: Path) -> None:
     }
     hydras = {size: measured(hydra_words(place, size), place) for size in HYDRAS}
     print(
-        f"{'members':>8} {'planned, s':>11} {'ms a member':>12} {'MB':>6}   {'Hydra, s':>8} {'ms a member':>12}"
+        f"{'members':>8} {'planned, s':>11} {'ms a member':>12} {'MB':>6}   {'Hydra, s':>8} {'ms each':>12}"
     )
     for size in SIZES:
         peer = ""

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Runner
+from tests.remote import Rig
 from tests.support import PYTHON, Lab, runner_env, soak_size
-from tests.sweeps import ARGS, add_sampler
+from tests.sweeps import ARGS, SAMPLER, add_sampler
 
 BASE = ("phase=phase2", "action=generate")
 
@@ -110,6 +111,23 @@ def test_a_thousand_members_fit_their_commands(research_log: Lab, runner: Runner
     assert all(len(step["command"].encode()) < 128 * 1024 for step in shown["steps"])
     assert runner(*words, "output=json", "confirm=true").exit_code == 0
     assert len(results(phase)) == 1000
+
+
+def test_a_sweep_on_a_machine_comes_home(rig: Rig) -> None:
+    """Configs go there, one process works through them, every member's result comes back; then the rest."""
+    phase = add_sampler(rig.lab)
+    words = (*BASE, f"{ARGS}.temperature=0.5,1", f'{ARGS}.fail=null,"it\'s; $(no)"')
+    done = rig.run("-m", *words, "confirm=true", timeout_s=120)
+    assert done.exit_code == 3, done
+    assert sorted(results(phase)) == ["0", "1.error", "2", "3.error"]
+    assert results(phase)["1.error"]["error"] == "it's; $(no)"
+    assert "2 of 4 finished, 2 failed" in done.stderr
+    there = rig.root / "research-log/phase2-sampler/runs/0001-generate/configs.jsonl"
+    assert there.read_text() == (phase / "runs/0001-generate/configs.jsonl").read_text()
+    mended = SAMPLER.replace('if values.get("fail")', "if False")
+    (phase / "generate.py").write_text(mended)
+    assert rig.run(*BASE, "resume=1", "confirm=true", timeout_s=120).exit_code == 0
+    assert [name for name in sorted(results(phase)) if "error" not in name] == ["0", "1", "2", "3"]
 
 
 def test_a_script_does_what_confirm_does(research_log: Lab, runner: Runner, tmp_path: Path) -> None:
