@@ -131,7 +131,7 @@ def opened(submission: Submission) -> Command:
 
 # Space on the disk that is given back when the job is over, so that its last words fit on a full one.
 RESERVED = 'head -c 16384 /dev/zero > "$run"/reserved'
-CUT_SHORT = "[runner] the log could not be written any further: it stops here, the job went on"
+CUT_SHORT = "[runner] the log stops here: it could not be written any further"
 
 
 def recorded(command: Command, before: Command) -> Command:
