@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from traceback import print_exc
 from types import FrameType
@@ -15,6 +16,7 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 
 def main() -> int:
     """Run the command line of this process and give its exit code."""
+    on_interrupt(leave)
     sys.dont_write_bytecode = True  # showing a plan writes no file; `make` compiles the runner
     gc.disable()  # until the configuration is composed: it makes much and leaves no garbage, 7 % of a dry run
     arguments = sys.argv[1:]
@@ -33,9 +35,6 @@ def guarded(arguments: list[str]) -> int:
 
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
-    for caught in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(caught) is not signal.SIG_IGN:  # nohup said so
-            signal.signal(caught, interrupt)
     try:
         return run(arguments)
     except RunnerError as error:
@@ -53,8 +52,22 @@ def guarded(arguments: list[str]) -> int:
         return 128 + (interrupted.args[0] if interrupted.args else signal.SIGINT)
 
 
+def on_interrupt(handle: Callable[[int, FrameType | None], None]) -> None:
+    """Ctrl-C, a polite kill and a closed terminal call `handle`; what nohup ignores stays ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handle)
+
+
+def leave(number: int, frame: FrameType | None) -> None:
+    """End at once, while nothing was begun: an exception inside OmegaConf comes out as another one."""
+    del frame
+    os.write(sys.stderr.fileno(), b"\nInterrupted.\n")
+    os._exit(128 + number)
+
+
 def interrupt(number: int, frame: FrameType | None) -> None:
-    """A polite kill and a closed terminal stop what Ctrl-C stops."""
+    """Unwind what was begun."""
     del frame
     raise KeyboardInterrupt(number)
 
@@ -70,6 +83,7 @@ def run(arguments: list[str]) -> int:
 
     settings, rules = loaded(flags)
     gc.enable()
+    on_interrupt(interrupt)
     paint = Paint(colourful(sys.stdout))
     from runner.facts.ledger import LEDGER
     from runner.plan.plan import Plan

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from contextlib import suppress
 from shutil import get_terminal_size
 from typing import Any
@@ -78,8 +79,17 @@ class Bash(Local):
         timer.start()
 
     def _insist(self) -> None:
-        if self.started and self.started.poll() is None:
+        if self.is_alive():
             self.interrupt()
+
+    def is_alive(self) -> bool:
+        """Whether any of its processes is there; the shell may be gone before the job that it started."""
+        if self.started is None or not self.has_log:
+            return self.started is not None and self.started.poll() is None
+        with suppress(ProcessLookupError):
+            os.killpg(self.started.pid, 0)
+            return True
+        return False
 
     def _signal(self, how: signal.Signals) -> None:
         if self.started is None:
@@ -99,6 +109,8 @@ def run_bash(text: str, screen: Screen, has_log: bool, timeout_s: float | None) 
     try:
         with interrupts_call(bash.interrupt):
             result = bash.run(text, shell=BASH, hide=True, warn=True, in_stream=False, timeout=timeout_s)
+            while bash.num_interrupts and bash.is_alive():
+                time.sleep(0.02)
         code = result.exited
     except CommandTimedOut:
         code = 124

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import PYTHON, Lab, runner_env, soak_size
+from tests.support import PYTHON, Lab, is_soak, runner_env, soak_size
 
 # Says that it is there, and by which process; its end is that of the test.
 SLEEPER = "import os, time; print('pid', os.getpid(), flush=True); time.sleep(60)"
@@ -102,7 +102,7 @@ def test_each_ctrl_c_is_stronger(research_log: Lab, home: Path) -> None:
 
 @pytest.mark.soak
 def test_a_job_that_ignores_ctrl_c_is_ended_in_time(research_log: Lab, home: Path) -> None:
-    script = STUBBORN if soak_size(1, 0) else STUBBORN.replace(", signal.SIGTERM", ",")
+    script = STUBBORN if is_soak() else STUBBORN.replace(", signal.SIGTERM", ",")
     run = Started(research_log, home, script)
     job = run.wait_for_job()
     os.kill(run.process.pid, signal.SIGINT)
