@@ -39,9 +39,10 @@ from logic import CELL, answer_of, draw_problems, evaluate, is_valid
 from sampling import complete, seed_of
 
 HERE = Path(__file__).resolve().parent
+STARTED = time.perf_counter()
 PROCESS_OPTIONS = ("configs", "out")  # of the process, not of a member
 # What a member may change between two attempts and still go on: its samples do not depend on it.
-MEMORY_OPTIONS = ("batch_size", "gpu_memory_utilization")
+MEMORY_OPTIONS = ("batch_size", "gpu_memory_utilization", "usd_per_hour")
 
 
 class UsageError(ValueError):
@@ -75,6 +76,7 @@ def make_parser() -> Parser:
     add("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto",
         help="auto: bfloat16 on a GPU, float32 on a CPU (default: %(default)s)")
     add("--gpu_memory_utilization", type=float, default=0.8, help="vLLM's share of a GPU (default: %(default)s)")
+    add("--usd_per_hour", type=float, default=0, help="price of the machine, told as dollars so far (default: 0)")
     add("--configs", type=Path, help="a sweep: JSON lines of members")
     add("--out", type=Path, default=HERE / "generations", help="folder of the results (default: generations here)")
     return parser
@@ -438,6 +440,9 @@ def main() -> int:
         try:
             for count in run_member(name, options, engines, args.out):
                 progress.update(count)
+                if options.usd_per_hour:
+                    spent = options.usd_per_hour * (time.perf_counter() - STARTED) / 3600
+                    progress.set_postfix_str(f"${spent:.2f} so far", refresh=False)
         except Exception as error:  # a member fails alone, whatever it fails of
             exit_codes.append(report_failure(name, values, error, args.out))
             if not isinstance(error, UsageError):
