@@ -280,8 +280,7 @@ def help_fails(said: str, flat: str, asked: Asked) -> str | None:
 
 def imported_last(said: str) -> str:
     """The package of the import that was being tried."""
-    statement = last_match(r"(?m)^import: (.*)$", said) or "import ?"
-    return statement.split()[1].partition(".")[0]
+    return last_match(r"(?m)^import: (?:import|from) (\w+)", said) or "a package"
 
 
 def last_error(said: str) -> str:
