@@ -6,6 +6,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from runner.facts.packages import Requirement
@@ -64,6 +65,7 @@ def has_parser(source: str) -> bool:
     return tree is not None and any(module.partition(".")[0] in PARSERS for module in modules_in(tree))
 
 
+@lru_cache(maxsize=64)  # modules that several scripts share; the key is the text itself
 def parsed(source: str) -> ast.Module | None:
     """The syntax tree; None for what is not Python, which the script's own `--help` will tell better."""
     try:

@@ -1,10 +1,14 @@
 """What may bite although a preflight passed: versions gone far back, phases that share the environment."""
 
+import re
+
 from runner.facts.declared import declared_phase, phase_files
 from runner.facts.packages import Requirement
 from runner.facts.preflights import Lock, Subject, pass_key, pins_in, record_path
 from runner.facts.requirements import text_of
 from runner.plan.settings import Phase, Settings
+
+NAME = re.compile(r"\s*[\w.-]+\s*(\[[^\]]*\])?\s*")
 
 
 def warnings(settings: Settings, phase: Phase, subject: Subject, lock: Lock) -> tuple[str, ...]:
@@ -53,20 +57,24 @@ def others(settings: Settings, phase: Phase) -> tuple[Requirement, ...]:
 
 def clashes(lock: Lock, asked: tuple[Requirement, ...]) -> tuple[str, ...]:
     """Requirements of other phases that this lock breaks in the environment they share."""
-    from packaging.requirements import InvalidRequirement
-    from packaging.requirements import Requirement as Specified
-
     pins = dict(lock.pins)
     found = []
     for requirement in asked:
-        try:
-            specifier = Specified(requirement.text).specifier
-        except InvalidRequirement:
-            continue
         version = pins.get(requirement.name)
-        if version and not specifier.contains(version, prereleases=True):
+        if version and not allows(requirement.text, version):
             found.append(
                 f"the environment is shared, and {requirement.where} asks for {requirement.text}: "
                 f"{requirement.name} {version} of this lock breaks that phase until its own setup runs again"
             )
     return tuple(found)
+
+
+def allows(requirement: str, version: str) -> bool:
+    """Whether the version fits; what cannot be read (an address, a mistake) is not held against it."""
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+    bounds = NAME.sub("", requirement.partition(";")[0], count=1)
+    try:
+        return SpecifierSet(bounds).contains(version, prereleases=True)
+    except InvalidSpecifier:
+        return True
