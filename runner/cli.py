@@ -17,6 +17,8 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 def main() -> int:
     """Run the command line of this process and give its exit code."""
     on_interrupt(leave)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  closed by whoever started us
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     sys.dont_write_bytecode = True  # showing a plan writes no file; `make` compiles the runner
     gc.disable()  # until the configuration is composed: it makes much and leaves no garbage, 7 % of a dry run
     arguments = sys.argv[1:]
@@ -33,8 +35,8 @@ def guarded(arguments: list[str]) -> int:
     from runner.errors import RunnerError
     from runner.view.text import Paint, error_text
 
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
+    for stream in (sys.stdout, sys.stderr):  # UTF-8 wherever this runs: names and arrows are in it
+        stream.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
     try:
         return run(arguments)
     except RunnerError as error:

@@ -14,6 +14,7 @@ from runner.config import CHECKOUT, CONF, SHARED_VENV
 from runner.errors import UsageError, choices
 from runner.plan.plan import DIGEST
 from runner.plan.settings import (
+    LOCAL,
     Data,
     DoctorRule,
     Instance,
@@ -28,6 +29,7 @@ from runner.plan.settings import (
 )
 
 OUTPUTS = ("text", "json", "script")
+PROVIDERS = (LOCAL, "lambda")
 
 
 def load(
@@ -118,7 +120,9 @@ def _base_url(text: str) -> str:
 
 def _one_of(key: str, text: str, known: tuple[str, ...]) -> str:
     if text not in known:
-        raise UsageError(f"{key}={text}: there is no such {key}", *choices(text, known, "Choices"))
+        raise UsageError(
+            f"{key}={text}: there is no such {key.rpartition('.')[2]}", *choices(text, known, "Choices")
+        )
     return text
 
 
@@ -178,10 +182,11 @@ def _instance(plain: Mapping[str, Any], choice: str | None) -> Instance:
     rest: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
     rest["packages"] = tuple(plain["packages"].items())
     rest["overrides"] = tuple((name, tuple(lines)) for name, lines in plain["overrides"].items())
+    _one_of("instance.provider", rest["provider"], PROVIDERS)
     name = rest["name"]
     if not re.fullmatch(r"[A-Za-z0-9_][\w.-]*", name):
         raise UsageError(f"instance.name={name!r}: letters, digits, '.', '_' and '-' only; ssh uses it")
-    local = "local" if plain["provider"] == "local" else None
+    local = LOCAL if plain["provider"] == LOCAL else None
     return Instance(choice=choice or local or (plain["types"] or [name])[0], **rest)
 
 

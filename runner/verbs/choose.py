@@ -11,6 +11,11 @@ from runner.verbs.verb import VERBS, verb_named
 def rules_for(settings: Settings) -> Asking[Any]:
     """The generator that asks and then plans. UsageError with the near matches for an unknown action."""
     if verb := verb_named(settings.action):
+        if settings.phase and settings.phase.job(verb.name):
+            raise UsageError(
+                f"phase.jobs.{verb.name} of {settings.phase.name}: {verb.name} is a verb already",
+                "Rename the job in the phase's YAML.",
+            )
         return verb.ask(settings)
     if settings.phase and settings.phase.job(settings.action):
         if settings.resume is not None:

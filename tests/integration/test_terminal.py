@@ -4,6 +4,7 @@ import fcntl
 import os
 import pty
 import re
+import shlex
 import struct
 import subprocess
 import termios
@@ -91,3 +92,22 @@ def test_the_plan_is_the_same_on_a_terminal_of_any_width(research_log: Lab, home
         _, shown = on_terminal(*TRAIN, *research_log.args, env=runner_env(home), columns=columns)
         texts.add(b"".join(data for _, data in shown))
     assert len(texts) == 1
+
+
+@pytest.mark.parametrize(
+    "env", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}, {"LANG": "en_US.ISO-8859-1"}]
+)
+def test_any_locale_gets_utf8(env: dict[str, str], research_log: Lab, runner: Runner) -> None:
+    research_log.add_phase(args={"text": "李明"})
+    done = runner(*TRAIN, *research_log.args, env=dict(env))
+    assert done.exit_code == 0, done
+    assert "李明" in done.stdout
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_do_not_matter(closed: str, research_log: Lab, home: Path) -> None:
+    folder = research_log.add_phase()
+    words = shlex.join([PYTHON, "-m", "runner", *TRAIN, "confirm=true", *research_log.args])
+    done = subprocess.run(["bash", "-c", f"{words} {closed}"], env=runner_env(home), check=False)
+    assert done.returncode == 0
+    assert (folder / "run.log").read_text() == "ran\n"

@@ -68,6 +68,7 @@ MISTAKES = {
     "phase.name=phase9-none": ("phase9-none", "no such folder"),
     "phase.artifacts=[../x]": ("phase.artifacts", "inside the phase's folder"),
     "instance.name='a b'": ("instance.name", "letters, digits"),
+    "instance.provider=lamda": ("instance.provider=lamda: there is no such provider", "Did you mean lambda?"),
     "paths.venv=/a:b": ("paths.venv", "colon"),
     "paths.research_log=/tmp/-log": ("paths.research_log", "dash"),
     "paths.research_log=/nonexistent": ("/nonexistent",),
@@ -112,6 +113,10 @@ YAML_MISTAKES: dict[str, tuple[str, tuple[str, ...]]] = {
         '{"phase": {"name": "phase1-test", "jobs": {"a b": {"entrypoint": "train.py"}}}}',
         ("a b", "letters, digits"),
     ),
+    "job called as a verb": (
+        '{"phase": {"name": "phase1-x", "jobs": {"setup": {"entrypoint": "train.py"}}}}',
+        ("phase.jobs.setup", "is a verb already"),
+    ),
     "unknown instance": (
         '{"defaults": [{"override /instance": "nope"}], "phase": {"name": "phase1-test"}}',
         ("nope",),
@@ -127,7 +132,8 @@ def test_a_mistake_in_a_phase_file_names_it(mistake: str, research_log: Lab, run
     research_log.add_phase()
     text, expected = YAML_MISTAKES[mistake]
     (research_log.conf / "phase/phase1.yaml").write_text("# @package _global_\n" + text)
-    done = runner_here("phase=phase1", "action=train", *research_log.args)
+    action = "setup" if "verb" in mistake else "train"
+    done = runner_here("phase=phase1", f"action={action}", *research_log.args)
     assert done.exit_code == 64, done
     for words in expected:
         assert words in done.stderr, done
