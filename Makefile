@@ -7,13 +7,17 @@ READY := .venv/ready
 RUN := $(BIN)/python -m runner
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test check soak bench format clean
+.PHONY: demo rehearse test check soak bench format clean
 
 demo: $(READY) ## train a phase of the research log on this machine's CPU
 	@$(RUN) phase=phase11 action=train instance=local
 	@digest=$$($(RUN) phase=phase11 action=train instance=local output=json | $(BIN)/python -c 'import json,sys; print(json.load(sys.stdin)["digest"])') \
 	  && echo && echo "\$$ $(RUN) phase=phase11 action=train instance=local confirm=$$digest" && echo \
 	  && $(RUN) phase=phase11 action=train instance=local confirm=$$digest
+
+rehearse: $(READY) ## the whole life of a rented machine, on this computer, without paying
+	@tests/install-debian-packages
+	@$(BIN)/python -m tests.rehearsal
 
 test: $(READY) ## the whole suite, the Debian packages it needs included
 	@tests/install-debian-packages

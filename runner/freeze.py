@@ -1,9 +1,11 @@
 """From a composed configuration to frozen Settings; a value that cannot be meant is a UsageError."""
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from pwd import getpwuid
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -171,11 +173,19 @@ def _ssh(plain: Mapping[str, Any], cwd: Path) -> Ssh:
     config = absolute(plain["config"], cwd)
     return Ssh(
         config=config,
-        is_default=config == Path.home() / ".ssh/config",
+        is_default=config == openssh_config(),
         port=plain["port"],
         user=plain["user"],
         identity=absolute(plain["identity"], cwd) if plain["identity"] else None,
     )
+
+
+def openssh_config() -> Path:
+    """The file that ssh reads by itself: it asks the user database for the home folder, never $HOME."""
+    try:
+        return Path(getpwuid(os.getuid()).pw_dir) / ".ssh/config"
+    except KeyError:
+        return Path.home() / ".ssh/config"
 
 
 def _instance(plain: Mapping[str, Any], choice: str | None) -> Instance:

@@ -87,7 +87,8 @@ def direct_ssh(settings: Settings, machine: Rented) -> Command:
         "LogLevel=ERROR",
     ]
     words = [word for option in options for word in ("-o", option)]
-    config = [] if settings.ssh.is_default else ["-F", str(settings.ssh.config)]
+    there = settings.ssh.config if settings.ssh.config.exists() else Path("/dev/null")
+    config = [] if settings.ssh.is_default else ["-F", str(there)]
     identity = identity_of(settings)
     key = ["-i", str(identity), "-o", "IdentitiesOnly=yes"] if identity else []
     return sh("ssh", *config, *words, *key, "-p", settings.ssh.port, f"{settings.ssh.user}@{machine.ip}")

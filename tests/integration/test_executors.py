@@ -129,6 +129,7 @@ class ExecutorSuite:
         exit_code, _ = self.python("import os; os.close(1); os.close(2); raise SystemExit(5)")
         assert exit_code == 5
 
+    @pytest.mark.soak
     def test_a_line_without_end_is_kept_whole(self) -> None:
         size = soak_size(100_000_000, 10_000_000)
         code = f"import sys\nfor _ in range({size} // 1000): sys.stdout.write('x' * 1000)"
@@ -160,6 +161,7 @@ class ExecutorSuite:
         codes = [Real().shell(s, Screen(shown)).exit_code for s in self.executor.logs(paths, 2)]
         assert (codes, shown.getvalue()) == ([0], b"18\n19\n")
 
+    @pytest.mark.soak
     @settings(max_examples=soak_size(100, 8), suppress_health_check=EACH)
     @given(st.lists(TEXT, max_size=20), st.lists(TEXT, max_size=20))
     def test_any_argument_and_any_variable_arrive_unchanged(
@@ -176,6 +178,7 @@ class ExecutorSuite:
         assert argv == words
         assert {name: environ[name] for name in env} == env
 
+    @pytest.mark.soak
     @settings(max_examples=soak_size(100, 5), suppress_health_check=EACH)
     @given(st.text(st.characters(blacklist_characters="\0/", blacklist_categories=("Cs",)), min_size=1))
     def test_any_name_of_a_phase_is_a_folder(self, name: str) -> None:

@@ -74,6 +74,7 @@ def test_the_script_does_what_the_runner_does(rig: Rig) -> None:
 # ------------------------------------------------------------------------------------ a whole job
 
 
+@pytest.mark.soak
 def test_a_job_comes_home_whole(rig: Rig) -> None:
     script = """
 import pathlib, sys
@@ -365,6 +366,7 @@ def test_a_reboot_loses_the_run_and_doctor_says_so(own: Rig) -> None:
 # ------------------------------------------------------------------------------------ campaigns
 
 
+@pytest.mark.soak
 def test_cuts_and_resets_lose_no_byte_and_start_nothing_twice(own: Rig) -> None:
     """200 MB of numbered lines through 50 cuts of 3 s and 50 resets; a tenth of it in the short form."""
     num, cuts = soak_size(2_000_000, 200_000), soak_size(50, 3)
@@ -389,6 +391,7 @@ def test_cuts_and_resets_lose_no_byte_and_start_nothing_twice(own: Rig) -> None:
     assert [line[:8] for line in lines[1:]] == [b"%08d" % n for n in range(num)]
 
 
+@pytest.mark.soak
 def test_a_killed_runner_is_taken_up_where_it_was(own: Rig) -> None:
     """The runner killed by SIGKILL 20 times at random points, its follower with it; three times in short."""
     kills = soak_size(20, 3)
@@ -414,6 +417,7 @@ def test_a_killed_runner_is_taken_up_where_it_was(own: Rig) -> None:
     assert here.read_bytes() == b"".join(b"%d\n" % n for n in range(num))
 
 
+@pytest.mark.soak
 def test_a_backup_that_is_interrupted_ends_whole(own: Rig) -> None:
     """Interrupted 30 times at random points by cuts, resets and SIGKILL: never half a file under its name."""
     script = """
