@@ -1,13 +1,14 @@
 """report: what the members of a sweep came to; the figures behind the pictures."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod, sqrt
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from runner.errors import UsageError, choices
 from runner.facts.fact import Asking
+from runner.facts.metrics import METRICS, Curves, read_curves
 from runner.facts.research_log import find_run, run_names
 from runner.facts.samples import CONFIGS, SAMPLES, read_configs, read_json, results_of
 from runner.plan.fold import SweptJob
@@ -67,6 +68,8 @@ class Report:
     usd_per_hour: float = 0.0
     machine: str = "local"
     log: str | None = None
+    job_exit_code: int | None = None
+    curves: Curves = field(default_factory=dict)  # of a run that is no sweep
 
     @property
     def finished(self) -> tuple[MemberReport, ...]:
@@ -141,7 +144,9 @@ class Report:
             "generation_seconds": round(self.generation_s, 3),
             "run_seconds": self.seconds,
             "usd": round(self.usd, 4),
+            "exit_code": self.job_exit_code,
             "log": self.log,
+            "curves": {name: [list(point) for point in points] for name, points in self.curves.items()},
             "members": [member.document() for member in self.members],
         }
 
@@ -183,7 +188,14 @@ def report(settings: Settings) -> Asking[Report]:
         usd_per_hour=float(plan.get("instance", {}).get("usd_per_hour", 0.0)),
         machine=str(plan.get("instance", {}).get("name", "unknown")),
         log=str(log) if log.exists() else None,
+        job_exit_code=result.get("exit_code"),
+        curves={} if configs or run != newest_of(folder, job.name) else read_curves(folder / METRICS),
     )
+
+
+def newest_of(folder: Path, job: str) -> str | None:
+    """The newest run of a job: the metrics of a phase end with what it measured."""
+    return next((name for name in reversed(run_names(folder)) if name.partition("-")[2] == job), None)
 
 
 def meant_run(folder: Path, wanted: str | None) -> str:

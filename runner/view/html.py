@@ -59,12 +59,30 @@ def page(report: Report) -> str:
     parts = [summary(report)]
     for picture in pictures(report):
         parts += [f"<h2>{escape(picture.title)}</h2>", embedded(picture), table_behind(report, picture.name)]
-    parts += ["<h2>All members</h2>", members_table(report)]
+    if report.members:
+        parts += ["<h2>All members</h2>", members_table(report)]
     return PAGE.format(title=title, style=STYLE, body="\n".join(parts))
 
 
 def summary(report: Report) -> str:
     """Who won, and what it took."""
+    facts = member_facts(report) if report.members else run_facts(report)
+    price = f"{report.machine}, ${report.usd_per_hour:.2f}/h, set-up included"
+    facts.append(("cost", f"${report.usd:.2f}|{price}"))
+    cells = "".join(f"<div><dt>{escape(name)}</dt><dd>{fact(text)}</dd></div>" for name, text in facts)
+    log = f'<p class="faint">Log: {link(report.log, report)}</p>' if report.log else ""
+    return f"{log}<dl>{cells}</dl>"
+
+
+def run_facts(report: Report) -> list[tuple[str, str]]:
+    """How a run that is no sweep went."""
+    ended = "not yet" if report.job_exit_code is None else f"exit code {report.job_exit_code}"
+    took = [("took", f"{report.seconds:.1f} s")] if report.seconds is not None else []
+    return [("job", report.job), ("ended", ended), *took]
+
+
+def member_facts(report: Report) -> list[tuple[str, str]]:
+    """The best member, how many there are, where the time went."""
     num_failed = sum(member.state == "failed" for member in report.members)
     done = f"{len(report.finished)} of {len(report.members)}"
     failed = f", {num_failed} failed" if num_failed else ""
@@ -77,14 +95,8 @@ def summary(report: Report) -> str:
         facts.insert(
             0, (f"best {words(report.judge)}", f"{judged}{within}|{label(best, report.axes)}{nodes}")
         )
-    facts += [
-        ("loading", f"{report.load_s:.1f} s"),
-        ("generating", f"{report.generation_s:.1f} s"),
-        ("cost", f"${report.usd:.2f}|{report.machine}, ${report.usd_per_hour:.2f}/h, set-up included"),
-    ]
-    cells = "".join(f"<div><dt>{escape(name)}</dt><dd>{fact(text)}</dd></div>" for name, text in facts)
-    log = f'<p class="faint">Log: {link(report.log, report)}</p>' if report.log else ""
-    return f"{log}<dl>{cells}</dl>"
+    loading, generating = f"{report.load_s:.1f} s", f"{report.generation_s:.1f} s"
+    return [*facts, ("loading", loading), ("generating", generating)]
 
 
 def fact(text: str) -> str:
@@ -120,12 +132,29 @@ def data_url(png: bytes) -> str:
 
 def table_behind(report: Report, name: str) -> str:
     """The figures that a picture shows."""
+    if name == "curves":
+        return curves_table(report)
     figures = {
         "quality": report.quality,
         "throughput": ("num_samples", "samples_per_second"),
         "time": ("load_seconds", "generation_seconds"),
     }[name]
     table = figures_table(report, report.finished, figures)
+    return f"<details><summary>The figures of this picture</summary>{table}</details>"
+
+
+def curves_table(report: Report) -> str:
+    """A row a step, a column a figure."""
+    told = {name: dict(points) for name, points in report.curves.items()}
+    steps = sorted({step for points in told.values() for step in points})
+    head = "".join(f"<th scope='col'>{escape(name)}</th>" for name in ("step", *map(words, told)))
+    rows = "".join(
+        f"<tr><td>{step:g}</td>"
+        + "".join(f"<td>{spell(points[step]) if step in points else '–'}</td>" for points in told.values())
+        + "</tr>"
+        for step in steps
+    )
+    table = f"<div class='wide'><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     return f"<details><summary>The figures of this picture</summary>{table}</details>"
 
 

@@ -11,6 +11,7 @@ from runner.verbs.report import MemberReport, Report, seconds_of
 
 MOST_PANELS = 6  # heat maps side by side; beyond, members are bars
 MOST_BARS = 48
+MOST_CURVES = 12
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Picture:
 def pictures(report: Report) -> tuple[Picture, ...]:
     """Those for which the report has figures."""
     found = []
+    if report.curves:
+        found.append(curves_picture(report))
     if report.quality:
         found.append(quality_picture(report))
     if any("samples_per_second" in member.figures for member in report.finished):
@@ -181,6 +184,32 @@ def bars(report: Report, names: Sequence[str], theme: Theme, narrow: bool) -> by
 def wrapped(text: str, narrow: bool) -> str:
     """A label of bars; on a narrow page the names of the axes give way."""
     return ", ".join(part.rpartition(" ")[2] for part in text.split(", ")) if narrow else text
+
+
+# ------------------------------------------------------------------------------------ curves
+
+
+def curves_picture(report: Report) -> Picture:
+    """What a run logged, a panel for each figure."""
+    names = ", ".join(map(words, report.curves))
+    return Picture("curves", "Metrics", f"{names} over steps", lambda t, narrow: curves(report, t, narrow))
+
+
+def curves(report: Report, theme: Theme, narrow: bool) -> bytes:
+    """Small panels, three in a row on a wide page."""
+    shown_curves = list(report.curves.items())[:MOST_CURVES]
+    num_columns = 1 if narrow else min(3, len(shown_curves))
+    num_rows = -(-len(shown_curves) // num_columns)
+    figure, plots = canvas(num_rows, num_columns, (4.0 if narrow else 9.0, 2.2 * num_rows + 0.2), theme)
+    for plot in plots[len(shown_curves) :]:
+        plot.set_visible(False)
+    for plot, (name, points) in zip(plots, shown_curves, strict=False):
+        xs, ys = zip(*points, strict=True)
+        plot.plot(xs, ys, color=theme.series[0], marker="." if len(xs) < 50 else None)
+        plot.set_title(words(name), fontsize=9, color=theme.ink)
+        plot.grid(axis="y", color=theme.faint, linewidth=0.6)
+        plot.set_xlabel("step", fontsize=8)
+    return png(figure)
 
 
 # ------------------------------------------------------------------------------------ speed

@@ -11,7 +11,9 @@ from runner.view.text import duration, report_text
 def _(report: Report, paint: Paint) -> str:
     title = paint(f"{report.phase} · {report.run}", "bold")
     finished = f"{len(report.finished)} of {len(report.members)} members finished"
-    lines = [f"{title} · {finished}" if report.members else f"{title} · no sweep", ""]
+    ended = "not ended yet" if report.job_exit_code is None else f"exit code {report.job_exit_code}"
+    lines = [f"{title} · {finished if report.members else ended}", ""]
+    lines += [f"  {words(name):<20} {points[-1][1]:.4g} at the end" for name, points in report.curves.items()]
     if report.members:
         lines += [*table(report, paint), ""]
     if (best := report.best) and report.judge:

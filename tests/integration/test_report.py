@@ -72,6 +72,21 @@ def test_any_number_of_axes_gives_a_page(hostile_log: Lab, runner: Runner, level
     assert (run / "report" / "report.html").stat().st_size > 10_000
 
 
+def test_a_training_is_reported_by_its_curves(research_log: Lab, runner: Runner) -> None:
+    script = (
+        "import json\nfrom pathlib import Path\nfile = Path(__file__).parent / 'metrics.jsonl'\n"
+        "rows = [{'training': 'a', 'step': i, 'loss': 1 / (i + 1), 'note': 'x'} for i in range(9)]\n"
+        "file.write_text('\\n'.join(map(json.dumps, rows)) + '\\n{torn')\n"
+    )
+    research_log.add_phase("phase1-test", script, artifacts=["metrics.jsonl"])
+    words = (*research_log.args, "phase=phase1")
+    assert runner(*words, "action=train", "confirm=true").exit_code == 0
+    document = runner(*words, "action=report", "output=json").plan
+    assert document["curves"] == {"loss": [[i, 1 / (i + 1)] for i in range(9)]}
+    assert [Path(picture).stem for picture in document["pictures"]] == ["curves"]
+    assert "loss" in runner(*words, "action=report").stdout
+
+
 def test_without_the_library_the_figures_are_shown_and_the_command_that_helps(
     research_log: Lab, runner: Runner, tmp_path: Path
 ) -> None:
