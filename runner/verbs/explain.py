@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from runner.facts.packages import Requirement, distribution
+from runner.facts.packages import Requirement, distribution, has_lower_bound
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 PIN = r"([A-Za-z0-9][\w.-]*)(?:\[[^\]]*\])?"
@@ -33,6 +33,13 @@ class Asked:
         """`torch==2.12.0 (conf/phase/phase12.yaml, line 6)`; what nobody asked for says who needs it."""
         asked = [r for r in self.requirements if r.name == distribution(name)]
         return " and ".join(f"{r.text} ({r.where})" for r in asked) or f"{name}, which another package needs"
+
+    def unbound(self, name: str) -> str:
+        """A sentence for a package that nothing keeps from being resolved to any old version."""
+        asked = [r for r in self.requirements if r.name == distribution(name)]
+        if not asked or any(has_lower_bound(r.text) for r in asked):
+            return ""
+        return f" Nothing asks for a newer {name} either: give it a lower bound, {name}>=…, first."
 
     def pinned(self, name: str) -> str:
         """`numpy 2.3.5`, or the bare name."""
@@ -124,6 +131,7 @@ def only_here(said: str, flat: str, asked: Asked) -> str | None:
             f"{asked.said(match[1])}: {match[1]} {match[2]} has a wheel for this machine but none for "
             f"{asked.platform}; it would be compiled on the paid machine, or not at all. Take a version with "
             f"a wheel, or allow it: phase.preflight.builds=[{distribution(match[1])}]."
+            f"{asked.unbound(match[1])}"
         )
     return None
 
@@ -139,7 +147,8 @@ def no_wheel(said: str, flat: str, asked: Asked) -> str | None:
     has = f" It has wheels for {there[1].replace('`', '')}." if there else ""
     kind = "processor and C library" if tag[3] == "platform" else "Python"
     package = f"{tag[1]} {tag[2]}" if tag[2] else tag[1]
-    return f"{asked.said(tag[1])}: {package} has no wheel for the machine's {kind} ({asked.platform}).{has}"
+    where = f"the machine's {kind} ({asked.platform})"
+    return f"{asked.said(tag[1])}: {package} has no wheel for {where}.{has}{asked.unbound(tag[1])}"
 
 
 def other_python(said: str, flat: str, asked: Asked) -> str | None:

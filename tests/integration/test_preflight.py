@@ -5,6 +5,7 @@ Offline: the packages are made here, tiny, and uv is told of no registry.
 
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -19,7 +20,7 @@ from typing import Any
 import pytest
 
 from tests.remote import Rig
-from tests.support import Done, Lab, run_runner, runner_env
+from tests.support import Done, Lab, run_runner, runner_env, soak_size
 from tests.wheels import make_sdist, make_wheel
 
 HERE_TAG = f"cp{sys.version_info[0]}{sys.version_info[1]}"
@@ -391,16 +392,10 @@ def test_the_script_does_the_same_and_leaves_nothing(bench: Bench, tmp_path: Pat
     assert bench.rest() - before == {str(bench.home / ".cache")}
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("layer", ["import:", "help:"])
-def test_stopped_in_the_middle_nothing_is_left(how: signal.Signals, layer: str, bench: Bench) -> None:
-    slow = "import time\ntime.sleep(60)\n"
-    make_wheel(WHEELS, "slow-to-import", "1.0", slow)
-    script = "import slow_to_import\n" if layer == "import:" else f"import argparse\n{slow}"
-    bench.lab.add_phase(script=script, deps=["numpy", "slow-to-import"])
-    before = bench.rest()
+def start(bench: Bench) -> subprocess.Popen[bytes]:
+    """A preflight that is under way, in a session of its own."""
     words = (*bench.lab.args, "phase=phase1", "action=preflight", "instance=gpu_1x_a10", "confirm=true")
-    started = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, "-m", "runner", *words],
         cwd=bench.lab.root,
         env=bench.env,
@@ -408,14 +403,44 @@ def test_stopped_in_the_middle_nothing_is_left(how: signal.Signals, layer: str, 
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
+
+
+SLOW = "import time\ntime.sleep(60)\n"
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("layer", ["import:", "help:"])
+def test_stopped_in_the_middle_nothing_is_left(how: signal.Signals, layer: str, bench: Bench) -> None:
+    make_wheel(WHEELS, "slow-to-import", "1.0", SLOW)
+    script = "import slow_to_import\n" if layer == "import:" else f"import argparse\n{SLOW}"
+    bench.lab.add_phase(script=script, deps=["numpy", "slow-to-import"])
+    before = bench.rest()
+    started = start(bench)
     assert started.stdout
     assert any(line.startswith(layer.encode()) for line in started.stdout)
     time.sleep(0.3)
     assert list(bench.cache.glob("fractal-preflight-*"))
     started.send_signal(how)
-    code = started.wait(timeout=30)
-    assert code in (128 + how, 130)
+    assert started.wait(timeout=30) in (128 + how, 130)
     assert bench.rest() - before == {str(bench.home / ".cache")}
+    assert processes_below(bench.home) == []
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("number", range(soak_size(60, 3)))
+def test_stopped_at_any_moment_nothing_is_left(number: int, bench: Bench) -> None:
+    make_wheel(WHEELS, "slow-to-import", "1.0", SLOW)
+    bench.lab.add_phase(script="import slow_to_import\n", deps=["numpy", "vllm", "slow-to-import"])
+    before = bench.rest()
+    luck = random.Random(number)
+    started = start(bench)
+    time.sleep(luck.uniform(0.2, 5))
+    for _ in range(luck.choice((1, 1, 2, 3))):  # an impatient person presses it again
+        started.send_signal(luck.choice((signal.SIGINT, signal.SIGTERM)))
+        time.sleep(luck.uniform(0, 0.3))
+    started.communicate(timeout=60)
+    assert started.returncode not in (0, 70)
+    assert bench.rest() - before <= {str(bench.home / ".cache")}
     assert processes_below(bench.home) == []
 
 
