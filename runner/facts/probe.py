@@ -49,11 +49,15 @@ class RemoteRun:
 
 @dataclass(frozen=True)
 class Inside:
-    """What the machine itself says. `gpu_percent` is of its busiest GPU, None without one."""
+    """What the machine itself says. `gpu_percent` is of its busiest GPU, None without one.
+
+    `has_drifted`: the packages of the shared environment are not those that the last setup left.
+    """
 
     up_s: float
     gpu_percent: int | None
     runs: tuple[RemoteRun, ...]
+    has_drifted: bool = False
 
     @property
     def idle_s(self) -> float:
@@ -153,6 +157,9 @@ def read_cuda(result: Result) -> Cuda:
 INSIDE = """echo "up $(cut -d. -f1 /proc/uptime)"
 nvidia-smi --query-gpu=utilization.gpu --format=csv,noheader,nounits 2>/dev/null | sed 's/^/gpu /'
 cd {root} 2>/dev/null || exit 0
+left=$(cat {venv}/installed.sha256 2>/dev/null)
+freeze() {{ PATH=~/.local/bin:$PATH uv pip freeze --python {venv} 2>/dev/null | sha256sum | cut -c1-64; }}
+[ -z "$left" ] || [ "$(freeze)" = "$left" ] || echo "drift yes"
 now=$(date +%s)
 for run in {log}/*/runs/*/; do
   [ -d "$run" ] || continue
@@ -168,7 +175,8 @@ done"""
 def ask_inside(settings: Settings, machine: Rented) -> Fact[Inside | None]:
     """Runs, GPU use and uptime; None where the machine does not answer."""
     root = spell(home_or_path(settings.remote.root))
-    script = INSIDE.format(root=root, log=sh(settings.paths.research_log.name).text)
+    venv = spell(home_or_path(settings.remote.venv))
+    script = INSIDE.format(root=root, venv=venv, log=sh(settings.paths.research_log.name).text)
     return Fact(on_machine(settings, machine, script), read_inside)
 
 
@@ -180,7 +188,8 @@ def read_inside(result: Result) -> Inside | None:
     if not ups:
         return None
     gpus = [int(text) for key, text in told if key == "gpu" and text.strip().isdigit()]
-    return Inside(ups[0], max(gpus, default=None), tuple(read_run(t) for k, t in told if k == "run"))
+    runs = tuple(read_run(text) for key, text in told if key == "run")
+    return Inside(ups[0], max(gpus, default=None), runs, has_drifted=("drift", "yes") in told)
 
 
 def read_run(text: str) -> RemoteRun:

@@ -99,6 +99,7 @@ def status(settings: Settings) -> Asking[Status]:
         filesystems = yield list_filesystems(settings.base_url)
     except RunnerError as error:
         warnings += (f"filesystems are not known: {error.message}",)
+    warnings += tuple(drift_warning(row) for row in rows if row.inside and row.inside.has_drifted)
     month = seen.ledger.usd_this_month(seen.now)
     return Status(tuple(rows), seen.doubtful(), filesystems, month, warnings, settings.program)
 
@@ -114,6 +115,14 @@ def status_of(settings: Settings, seen: Seen, instance: Rented) -> Asking[Instan
     dollars = machine.usd_until(seen.now) if machine else 0.0
     alias = alias_for(settings, instance)
     return InstanceStatus(alias, instance, is_ours, seen.now - since, dollars, inside)
+
+
+def drift_warning(row: InstanceStatus) -> str:
+    """That somebody changed the packages there, and who can say which."""
+    return (
+        f"{row.alias}: the packages of its shared environment are not those that the last setup left; "
+        "action=doctor with the phase says which"
+    )
 
 
 def ledger_warnings(settings: Settings, seen: Seen) -> tuple[str, ...]:

@@ -19,6 +19,9 @@ from typing import Any
 
 import pytest
 
+from runner.facts.fact import Result
+from runner.facts.probe import INSIDE, Inside, read_inside
+from runner.plan.command import sh
 from tests.remote import Rig
 from tests.support import Done, Lab, run_runner, runner_env, soak_size
 from tests.wheels import make_sdist, make_wheel
@@ -502,6 +505,15 @@ def offline_rig(rig: Rig, tmp_path: Path) -> Iterator[Rig]:
     shutil.rmtree(folder)
 
 
+def inside(rig: Rig) -> Inside:
+    """What `status` asks the machine, asked."""
+    venv = "research-log/phase11-fractal-logic/.venv"
+    script = INSIDE.format(root=rig.remote_root, venv=venv, log="research-log")
+    found = read_inside(Result(0, rig.machine.ssh(sh("bash", "-c", script).text).stdout.encode()))
+    assert found
+    return found
+
+
 def test_what_was_locked_is_what_is_installed_on_the_machine(offline_rig: Rig, tmp_path: Path) -> None:
     rig = offline_rig
     rig.lab.add_phase(script="import numpy\n" + PARSER, deps=["vllm>=0.30", "numpy"])
@@ -521,7 +533,9 @@ def test_what_was_locked_is_what_is_installed_on_the_machine(offline_rig: Rig, t
     frozen = rig.machine.ssh(uv.format("freeze")).stdout
     assert frozen.split() == re.findall(r"(?m)^[\w.-]+==[\w.]+", lock.read_text())
     assert "nothing to do" in run("action=setup", "confirm=true").stdout
+    assert not inside(rig).has_drifted
     assert run("action=doctor", "output=json").documents[-1]["diagnoses"] == []
     rig.machine.ssh(f"{uv.format('install')} numpy==1.26.4")
+    assert inside(rig).has_drifted
     (told,) = run("action=doctor", "output=json").documents[-1]["diagnoses"]
     assert "numpy 1.26.4 for 2.3.5" in told["evidence"] and told["remedy"].endswith("action=setup")
