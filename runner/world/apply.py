@@ -2,15 +2,18 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runner.facts.fact import Result
 from runner.facts.samples import members_result
 from runner.plan.plan import Plan, Request, Step
 from runner.plan.result import MembersResult, PlanResult, StepResult
-from runner.verbs.launching import Sent, launching, sending
 from runner.world import state
 from runner.world.screen import Screen
 from runner.world.transport import Transport, answer
+
+if TYPE_CHECKING:
+    from runner.verbs.launching import Sent
 
 Tell = Callable[[str], None]
 
@@ -86,6 +89,8 @@ def taken(step: Step, transport: Transport, screen: Screen) -> Result:
 
 def send(step: Step, transport: Transport, tell: Tell) -> list[StepResult]:
     """One request that can be repeated, seen through to its effect."""
+    from runner.verbs.launching import sending  # here: jobs send nothing
+
     tell(f"{step.name} …")
     sent = answer(transport, sending(step))
     tell_sent(sent, tell)
@@ -94,6 +99,8 @@ def send(step: Step, transport: Transport, tell: Tell) -> list[StepResult]:
 
 def send_attempts(plan: Plan, transport: Transport, tell: Tell) -> list[StepResult]:
     """All attempts of a launch, in order, as one affair: one of them at most rents a machine."""
+    from runner.verbs.launching import launching
+
     attempts = tuple(step for step in plan.steps if step.attempt is not None)
     request = attempts[0].action
     assert isinstance(request, Request)
@@ -105,7 +112,7 @@ def send_attempts(plan: Plan, transport: Transport, tell: Tell) -> list[StepResu
     return [StepResult(sent.step.name, sent.exit_code, sent.seconds) for sent in launch.result()]
 
 
-def tell_sent(sent: Sent, tell: Tell) -> None:
+def tell_sent(sent: "Sent", tell: Tell) -> None:
     """How a request went, and what to do about it."""
     where = f" ({sent.step.offer.type} in {sent.step.offer.region})" if sent.step.offer else ""
     if sent.error is None:

@@ -1,0 +1,104 @@
+"""Campaigns on this machine: many runs of every ending, many at once, and a log without end."""
+
+import hashlib
+import json
+import os
+import random
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Runner
+from tests.support import PYTHON, Lab, run_runner, runner_env, soak_size
+
+TRAIN = ("phase=phase1", "action=train")
+# Writes `size` bytes, some of them no text, and ends as it is told: by a code, or by a signal below zero.
+ENDS = """
+import hashlib, os, random, sys
+size, end = (int(word.partition("=")[2]) for word in sys.argv[1:])
+chance, digest = random.Random(size), hashlib.sha256()
+while size > 0:
+    chunk = chance.randbytes(min(size, 50_000)).replace(b"\\r", b"\\n")
+    sys.stdout.buffer.write(chunk); digest.update(chunk); size -= len(chunk)
+sys.stdout.flush()
+open(f"{os.environ['SUMS']}/{os.getpid()}", "w").write(digest.hexdigest())
+sys.exit(end) if end >= 0 else os.kill(os.getpid(), -end)
+"""
+
+
+@pytest.mark.soak
+def test_many_runs_of_every_ending(research_log: Lab, home: Path, tmp_path: Path) -> None:
+    """Two runners at a time on one phase; a plan that lost the race for its number is shown again."""
+    chance = random.Random(3)
+    sums = tmp_path / "sums"
+    sums.mkdir()
+    folder = research_log.add_phase(script=ENDS, args={"size": 0, "end": 0})
+    env = runner_env(home, {"SUMS": str(sums)})
+    ends = [chance.choice([0, 0, 1, 3, 255, -9, -15, -6]) for _ in range(soak_size(300, 20))]
+
+    def one(end: int) -> None:
+        size = random.Random(end).randrange(300_000)
+        words = (f"phase.jobs.train.args.size={size}", f"phase.jobs.train.args.end={end}")
+        expected = end if end >= 0 else 128 - end
+        for _ in range(20):
+            done = run_runner(*TRAIN, *words, "confirm=true", *research_log.args, cwd=tmp_path, env=env)
+            if done.exit_code != 77:
+                break
+        assert done.exit_code == expected, done
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(one, ends))
+    runs = sorted((folder / "runs").iterdir())
+    assert [run.name for run in runs] == [f"{n:04}-train" for n in range(1, len(ends) + 1)]
+    for run in runs:
+        result, code = json.loads((run / "result.json").read_text()), (run / "exit_code").read_text()
+        assert result["exit_code"] == int(code)
+        written = (sums / (run / "pid").read_text().strip()).read_text()
+        assert hashlib.sha256((run / "log").read_bytes()).hexdigest() == written
+        assert {path.name for path in run.iterdir()} == {
+            "exit_code",
+            "log",
+            "pid",
+            "plan.json",
+            "result.json",
+        }
+    print(f"{len(runs)} runs, every log byte-equal, every exit code its own")
+
+
+@pytest.mark.soak
+def test_a_log_without_end_takes_no_memory(research_log: Lab, home: Path, tmp_path: Path) -> None:
+    megabytes = soak_size(1000, 50)
+    line = "a line of a log that somebody reads while it is written, number"
+    script = f"import sys\nfor n in range({megabytes} * 13_000): print({line!r}, n)"
+    folder = research_log.add_phase(script=script)
+    command = [PYTHON, "-m", "runner", *TRAIN, "confirm=true", *research_log.args]
+    started = time.monotonic()
+    process = subprocess.Popen(command, env=runner_env(home), cwd=tmp_path, stdout=subprocess.PIPE)
+    assert process.stdout
+    shown = hashlib.sha256()
+    for row in process.stdout:
+        if row.startswith(b"a line"):
+            shown.update(row)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.monotonic() - started
+    log = folder / "runs/0001-train/log"
+    size = log.stat().st_size / 1e6
+    with log.open("rb") as file:
+        assert hashlib.file_digest(file, "sha256").hexdigest() == shown.hexdigest()  # all of it was shown
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert usage.ru_maxrss < 100_000, "more than 100 MB"
+    peak = usage.ru_maxrss / 1000
+    print(f"{size:.0f} MB of log shown whole in {seconds:.0f} s, the runner's peak {peak:.0f} MB")
+
+
+def test_repeated_lines_are_whole_in_the_log(research_log: Lab, runner: Runner) -> None:
+    folder = research_log.add_phase(
+        script="for n in range(1000): print('UserWarning: the same')\nprint('end')"
+    )
+    done = runner(*TRAIN, "confirm=true", *research_log.args)
+    assert (folder / "run.log").read_text() == "UserWarning: the same\n" * 1000 + "end\n"
+    assert done.stdout.count("UserWarning: the same") == 1
+    assert "repeated 999 more times" in done.stdout
