@@ -65,16 +65,18 @@ kill $over 2>/dev/null; exit $code"""
 # How the run ended (or that it is lost), and the size and checksum of its log.
 ENDED = """\
 code=$(cat "$run"/exit_code 2>/dev/null) || code=lost; size=$(stat -c %s "$run"/log)
-echo $code $size $(head -c $size "$run"/log | sha256sum | cut -c1-64)"""
+sum() { { openssl dgst -sha256 -r 2>/dev/null || sha256sum; } | cut -c1-64; }
+echo $code $size $(head -c $size "$run"/log | sum)"""
 
 # Runs here. Until the exit code is here: stream from where the log here ends, for ever. Whoever holds
 # the lock writes the log; its children hold it too, so that nothing is written twice when this is
-# killed. (macOS has no flock and no sha256sum, but perl and shasum.)
+# killed. Both ends are summed at once, by openssl where it is: it uses what the processor has for it.
+# (macOS has no flock and no sha256sum, but perl and shasum.)
 FOLLOW = """\
 set +e -o pipefail; trap 'exit 130' INT; trap 'exit 143' TERM HUP
 mkdir -p "$here" || exit; exec 9>>"$here"/follower
 flock 9 2>/dev/null || perl -e 'open(F, ">&=9") and flock(F, 2)'
-sum() {{ {{ sha256sum 2>/dev/null || shasum -a 256; }} | cut -c1-64; }}
+sum() {{ {{ openssl dgst -sha256 -r || sha256sum || shasum -a 256; }} 2>/dev/null | cut -c1-64; }}
 size() {{ echo $(($(wc -c <"$here"/log))); }}
 : >>"$here"/log; pause=0; tries=0
 until [ -e "$here"/exit_code ]; do
@@ -82,9 +84,9 @@ until [ -e "$here"/exit_code ]; do
   {stream} | tee -ia "$here"/log
   how=(${{PIPESTATUS[@]}})
   [ ${{how[0]}} != 66 ] || {{ echo "$alias holds no such run: $here" >&2; exit 69; }}
-  if [ ${{how[0]}} = 0 ] && said=$({ended}); then
-    set -- $said
-    if [ "$2" = "$(size)" ] && [ "$3" = "$(sum <"$here"/log)" ]; then
+  if [ ${{how[0]}} = 0 ] && exec 8< <(sum <"$here"/log) && said=$({ended}); then
+    set -- $said; read -r sum <&8
+    if [ "$2" = "$(size)" ] && [ "$3" = "$sum" ]; then
       [ "$1" != lost ] || {{ echo "lost: no exit code was left (a reboot, or kill -9)" >&2; exit 137; }}
       echo "$1" >"$here"/exit_code.new && mv "$here"/exit_code.new "$here"/exit_code; break
     elif [ "$(size)" -ge "$2" ] && [ $tries -lt 2 ]; then

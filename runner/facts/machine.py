@@ -14,7 +14,7 @@ from runner.plan.command import Command, home_or_path, quote, sh, spell
 # A file of lines only grows: what it held at one moment is whole. Of no other file is a part any good.
 FILE_STATE = """\
 of_lines() { case "$1" in *.jsonl|*.log|*.csv|*.tsv|*.txt|*/log) ;; *) false;; esac; }
-sum() { { sha256sum 2>/dev/null || shasum -a 256; } | cut -c1-64; }
+sum() { { openssl dgst -sha256 -r || sha256sum || shasum -a 256; } 2>/dev/null | cut -c1-64; }
 state() {
   if [ -L "$1" ]; then echo "$(readlink "$1" | sum)/link"
   elif [ -f "$1" ]; then size=$(($(wc -c <"$1"))); echo "$(head -c $size "$1" | sum)/$size"
