@@ -32,6 +32,7 @@ from runner.plan.settings import (
 
 OUTPUTS = ("text", "json", "script")
 PROVIDERS = (LOCAL, "lambda")
+PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 
 
 def load(
@@ -51,7 +52,7 @@ def settings(
 ) -> Settings:
     """The frozen form of a composed configuration. UsageError for a value that cannot be meant."""
     try:
-        plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+        plain: dict[str, Any] = whole(OmegaConf.to_container(config, resolve=True))
     except OmegaConfBaseException as error:
         raise UsageError("The configuration cannot be resolved: " + str(error).splitlines()[0]) from error
     chosen = choice_of(typed)
@@ -86,13 +87,22 @@ def settings(
 def job_of(config: DictConfig, name: str) -> Job | None:
     """The job of this name alone, frozen; the values that jobs are given are checked as in `settings`."""
     try:
-        whole: Any = config.phase.jobs.get(name)
-        declared: Any = OmegaConf.to_container(whole, resolve=True) if whole is not None else None
+        node: Any = config.phase.jobs.get(name)
+        declared: Any = whole(OmegaConf.to_container(node, resolve=True)) if node is not None else None
         _generation(OmegaConf.to_container(config.generation, resolve=True))  # type: ignore[arg-type]
         _at_least_one("batch_size", config.batch_size)
     except OmegaConfBaseException as error:
         raise UsageError("The configuration cannot be resolved: " + str(error).splitlines()[0]) from error
     return None if declared is None else _job(name, declared)
+
+
+def whole(value: Any) -> Any:
+    """The value with its characters whole: JSON writes one as a pair of halves, which YAML leaves as two."""
+    if isinstance(value, str):
+        return PAIR.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), value)
+    if isinstance(value, dict):
+        return {whole(key): whole(item) for key, item in value.items()}
+    return [whole(item) for item in value] if isinstance(value, list) else value
 
 
 def choice_of(typed: tuple[str, ...]) -> dict[str, str]:

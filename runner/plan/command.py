@@ -3,6 +3,7 @@
 `sh()` is the only door. Nothing else in the runner formats a word into a command line.
 """
 
+import re
 import shlex
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -30,13 +31,18 @@ class HomePath:
         return f"~/{quote(self.below)}" if self.below else "~"
 
 
+# A surrogate that does not stand for a byte of a file's name (those are U+DC80 to U+DCFF).
+HALF = re.compile("[\ud800-\udc7f\udd00-\udfff]")
+
 Word = str | int | float | PurePath | Var | HomePath
 
 
 def quote(word: str) -> str:
-    """One word for any POSIX shell. A NUL cannot be in an argument of a process: UsageError."""
+    """One word for any POSIX shell. UsageError for what cannot be in an argument of a process."""
     if "\0" in word:
         raise UsageError(f"{word!r} holds a NUL character, which no process can be given")
+    if HALF.search(word):
+        raise UsageError(f"{word!r} holds half of a character, which no process can be given")
     return shlex.quote(word)
 
 

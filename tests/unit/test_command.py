@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from runner.errors import UsageError
 from runner.plan.command import Command, HomePath, Var, below, home_or_path, quote, sh
 
-WORDS = st.lists(st.text(st.characters(exclude_characters="\0")), min_size=1)
+WORD = st.text(st.characters(exclude_characters="\0", codec="utf-8"))
+WORDS = st.lists(WORD, min_size=1)
 
 
 @given(WORDS)
@@ -18,7 +19,7 @@ def test_the_words_come_back_from_the_text(words: list[str]) -> None:
     assert shlex.split(sh(*words).text) == words
 
 
-@given(WORDS, st.text(st.characters(exclude_characters="\0")))
+@given(WORDS, WORD)
 def test_a_nested_command_is_one_word(words: list[str], alias: str) -> None:
     inner = sh(*words)
     assert shlex.split(inner.over_ssh(sh("ssh", "-T"), alias).text) == ["ssh", "-T", alias, inner.text]
@@ -27,6 +28,12 @@ def test_a_nested_command_is_one_word(words: list[str], alias: str) -> None:
 def test_a_word_with_nul_is_refused() -> None:
     with pytest.raises(UsageError, match="NUL"):
         sh("echo", "a\0b")
+
+
+def test_half_a_character_is_refused_and_a_byte_of_a_name_is_not() -> None:
+    with pytest.raises(UsageError, match="half of a character"):
+        sh("echo", "a\ud800b")
+    assert sh("cat", "\udcff.txt").argv == ("cat", "\udcff.txt")
 
 
 def test_numbers_and_paths_are_words() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 from runner.compose import Typed, compose_config, in_grammar, typed_list
@@ -288,3 +288,21 @@ def compose_cached(kept: list[Any] = []) -> Any:  # noqa: B006 one composition f
 
 def test_a_phase_file_is_json_too(loaded: Load) -> None:
     assert json.loads(json.dumps(loaded().batch_size)) == 8
+
+
+def test_strings_of_a_phase_file_arrive_as_they_are(research_log: Lab, tmp_path: Path) -> None:
+    @settings(max_examples=15, phases=[Phase.explicit, Phase.generate])
+    @given(st.lists(TEXT.filter(lambda text: "${" not in text), min_size=30, max_size=30))
+    @example(
+        ["???", "null", "true", "~", "1e3", "0x10", "2026-11-24", "yes", "a: b", "- a", "#", "\\", "&a", "*a"]
+    )
+    def arrive(texts: list[str]) -> None:
+        args = {f"a{number}": text for number, text in enumerate(texts)}
+        research_log.add_phase(args={**args, "all": texts}, env=args)
+        words = ["phase=phase1", f"paths.research_log={research_log.log}"]
+        phase = load(words, tmp_path, research_log.conf).phase
+        assert phase
+        assert dict(phase.jobs[0].args) == {**args, "all": tuple(texts)}
+        assert dict(phase.jobs[0].env) == args
+
+    arrive()
