@@ -396,10 +396,10 @@ def test_the_script_does_the_same_and_leaves_nothing(bench: Bench, tmp_path: Pat
 
 
 def start(bench: Bench) -> subprocess.Popen[bytes]:
-    """A preflight that is under way, in a session of its own."""
+    """A preflight that is under way, in a session of its own; it hears Ctrl-C also where we do not (`&`)."""
     words = (*bench.lab.args, "phase=phase1", "action=preflight", "instance=gpu_1x_a10", "confirm=true")
     return subprocess.Popen(
-        [sys.executable, "-m", "runner", *words],
+        ["env", "--default-signal=INT,TERM,HUP", sys.executable, "-m", "runner", *words],
         cwd=bench.lab.root,
         env=bench.env,
         stdout=subprocess.PIPE,
