@@ -24,11 +24,7 @@ def rules_for(settings: Settings) -> Asking[Any]:
             return resumed(settings)
         from runner.verbs.jobs import job
 
-        if settings.instance.is_local and not settings.require_preflight:
-            return job(settings)
-        from runner.verbs.tested import tested
-
-        return tested(job(settings), settings)
+        return job(settings)
     raise unknown_action(settings)
 
 

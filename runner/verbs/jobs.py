@@ -12,6 +12,7 @@ from runner.plan.plan import Effect, Member, Plan, Step
 from runner.plan.settings import Job, Phase, Settings, Value
 from runner.verbs.environment import needed_phase, setup_step
 from runner.verbs.target import executor_of, target_of
+from runner.verbs.tested import tested
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def planned(settings: Settings, declared: Job, work_of: Callable[[RunPaths], Wor
     )
     steps = job_steps(settings, phase, code, submission)
     local_folder = settings.paths.root / paths.folder
-    return Plan(
+    plan = Plan(
         action=declared.name,
         effect=Effect.CHANGE,
         target=target_of(settings),
@@ -78,6 +79,7 @@ def planned(settings: Settings, declared: Job, work_of: Callable[[RunPaths], Wor
         members=work.members,
         results=work.results,
     )
+    return tested(plan, settings, phase)
 
 
 def job_steps(settings: Settings, phase: Phase, code: Code, submission: Submission) -> tuple[Step, ...]:

@@ -1,20 +1,24 @@
 """Whether a job's dependencies were tested before the machine they are for is paid for."""
 
+import re
 import shlex
 from dataclasses import replace
 
-from runner.facts.fact import Asking
-from runner.facts.preflights import passed, subject_of
 from runner.plan.plan import Plan
 from runner.plan.settings import Phase, Settings
 
-NOT_OF_PREFLIGHT = ("action", "require_preflight")
+# What a preflight depends on; the values of a job or a sweep are not among it.
+OF_PREFLIGHT = re.compile(
+    r"(phase|instance|(instance|paths)\.\w+|\+?phase\.(deps|source|preflight)[\w.-]*|--config-dir)=.*",
+    re.DOTALL,
+)
 
 
-def tested(asking: Asking[Plan], settings: Settings) -> Asking[Plan]:
+def tested(plan: Plan, settings: Settings, phase: Phase) -> Plan:
     """The job's plan with a note when no preflight passed; refused when one is required."""
-    plan = yield from asking
-    missing = missing_preflight(settings, settings.phase) if settings.phase else None
+    if settings.instance.is_local and not settings.require_preflight:
+        return plan
+    missing = missing_preflight(settings, phase)
     if missing is None:
         return plan
     if settings.require_preflight:
@@ -24,11 +28,11 @@ def tested(asking: Asking[Plan], settings: Settings) -> Asking[Plan]:
 
 def missing_preflight(settings: Settings, phase: Phase) -> str | None:
     """What to type first, when nothing says that these dependencies work on a machine that costs money."""
-    if settings.instance.is_local and not settings.require_preflight:
-        return None
+    from runner.facts.preflights import passed, subject_of
+
     subject = subject_of(settings, phase)
     if (subject.is_empty and phase.source is None) or passed(settings, phase, subject):
         return None
-    words = [word for word in settings.typed if word.split("=")[0] not in NOT_OF_PREFLIGHT]
+    words = [w for w in settings.typed if OF_PREFLIGHT.fullmatch(w)]
     command = f"{settings.program} {shlex.join([*words, 'action=preflight'])}"
     return f"no preflight of these dependencies has passed; first: {command}"

@@ -403,7 +403,7 @@ def start(bench: Bench) -> subprocess.Popen[bytes]:
         cwd=bench.lab.root,
         env=bench.env,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         start_new_session=True,
     )
 
@@ -441,8 +441,8 @@ def test_stopped_at_any_moment_nothing_is_left(number: int, bench: Bench) -> Non
     for _ in range(luck.choice((1, 1, 2, 3))):  # an impatient person presses it again
         started.send_signal(luck.choice((signal.SIGINT, signal.SIGTERM)))
         time.sleep(luck.uniform(0, 0.3))
-    started.communicate(timeout=60)
-    assert started.returncode not in (0, 70)
+    _, said = started.communicate(timeout=60)
+    assert started.returncode not in (0, 70), said.decode()
     assert bench.rest() - before <= {str(bench.home / ".cache")}
     assert processes_below(bench.home) == []
 
