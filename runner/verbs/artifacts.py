@@ -52,8 +52,9 @@ place() {{
     if fits "$new/files/$name"; then into_place || placed=74
     else rm -f "$new/files/$name"; echo "not verified yet: $name" >&2; placed=65; fi
   done; return $placed; }}
-mkdir -p {phase} && cd {phase} && new=runs/.incoming && mkdir -p $new/files && exec 9>>$new/lock || exit
+mkdir -p {phase}/runs && cd {phase} && exec 9>>runs/.lock || exit
 flock 9 2>/dev/null || perl -e 'open(F, ">&=9") and flock(F, 2)'
+new=runs/.incoming; mkdir -p $new/files || exit
 for pause in 1 1 2 4 8 15 30 0; do
   theirs >$new/all && {{ IFS= read -r -d "" origin; cat >$new/theirs; }} <$new/all &&
     differing <$new/theirs >$new/wanted; code=$?
