@@ -101,7 +101,12 @@ def test_discover_only_looks(output: str, research_log: Lab, tmp_path: Path, hom
 
 
 @pytest.mark.parametrize(
-    "args", [("phase=phase11", "action=train"), ("phase=phase12", "action=train", "instance=local")]
+    "args",
+    [
+        ("phase=phase11", "action=train"),
+        ("phase=phase12", "action=train", "instance=local"),
+        ("-m", "phase=phase12", "action=generate", "generation.n=1,4"),
+    ],
 )
 def test_the_phases_that_ship_are_only_shown(args: tuple[str, ...], tmp_path: Path, home: Path) -> None:
     assert_pure(*traced(tmp_path, home, *args, f"paths.state={tmp_path / '.runner'}"))

@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -128,6 +129,47 @@ def test_a_sweep_on_a_machine_comes_home(rig: Rig) -> None:
     (phase / "generate.py").write_text(mended)
     assert rig.run(*BASE, "resume=1", "confirm=true", timeout_s=120).exit_code == 0
     assert [name for name in sorted(results(phase)) if "error" not in name] == ["0", "1", "2", "3"]
+
+
+def test_what_a_sweep_will_cost_is_told_where_it_is_paid(research_log: Lab, runner: Runner) -> None:
+    phase = add_sampler(research_log)
+    paid = (*research_log.args, "-m", *BASE, f"{ARGS}.temperature=range(10)", "instance=gpu_1x_a10")
+    assert "estimate  no earlier run to go by; $1.29 for every hour that it takes" in runner(*paid).stdout
+    assert "estimate" not in runner(*paid, "instance=local").stdout
+    samples = phase / "samples" / "0001-generate"
+    samples.mkdir(parents=True)
+    for member in range(4):
+        told = {"load_seconds": 60, "generation_seconds": 350, "pass_at_1": 1}
+        (samples / f"{member}.json").write_text(json.dumps(told))
+    # one load and ten members: 3,560 s at $1.29 an hour
+    assert "estimate  $1.28: 59 min if members take as long as in 0001-generate" in runner(*paid).stdout
+
+
+def test_ctrl_c_ends_the_sweep_and_not_just_a_member(research_log: Lab, home: Path, runner: Runner) -> None:
+    script = "import time\nprint('began', flush=True)\ntime.sleep(30)\n"
+    phase = research_log.add_phase("phase1-test", script, args={"lr": 1})
+    words = (*research_log.args, "phase=phase1", "action=train")
+    process = subprocess.Popen(
+        [PYTHON, "-m", "runner", "-m", *words, "phase.jobs.train.args.lr=1,2,3", "confirm=true"],
+        cwd=research_log.root, env=runner_env(home), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    log = phase / "runs/0001-train/log"
+    until(lambda: log.exists() and "began" in log.read_text())
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == 130
+    assert log.read_text().count("began") == 1
+    assert results(phase, "0001-train") == {}
+    (phase / "train.py").write_text("print('done')\n")
+    assert runner(*words, "resume=1", "confirm=true").exit_code == 0
+    assert sorted(results(phase, "0001-train")) == ["0", "1", "2"]
+
+
+def until(holds: Callable[[], bool], seconds: float = 30) -> None:
+    """Wait for it."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "waited for too long"
+        time.sleep(0.02)
 
 
 def test_a_script_does_what_confirm_does(research_log: Lab, runner: Runner, tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ def samples(path: Path) -> list[list[list[str]]]:
     return [[node["samples"] for node in line["nodes"]] for line in lines if "nodes" in line]
 
 
+@pytest.mark.soak
 def test_members_of_a_sweep_give_what_they_give_alone(root: Path) -> None:
     """Six configs in one process; greedy and sampled ones again, each in a process of its own."""
     axes = (
