@@ -193,9 +193,21 @@ def _ssh(plain: Mapping[str, Any], cwd: Path) -> Ssh:
 def openssh_config() -> Path:
     """The file that ssh reads by itself: it asks the user database for the home folder, never $HOME."""
     try:
-        return Path(getpwuid(os.getuid()).pw_dir) / ".ssh/config"
+        return Path(listed_home(Path("/etc/passwd")) or getpwuid(os.getuid()).pw_dir) / ".ssh/config"
     except KeyError:
         return Path.home() / ".ssh/config"
+
+
+def listed_home(passwd: Path) -> str | None:
+    """This user's home folder from the file behind the database, which is read without a socket.
+
+    glibc asks a daemon (nscd) over one, also where none runs, and showing a plan opens none.
+    """
+    try:
+        fields = (line.split(":") for line in passwd.read_text(errors="surrogateescape").splitlines())
+        return next((f[5] for f in fields if len(f) == 7 and f[2] == str(os.getuid())), None)
+    except OSError:
+        return None
 
 
 def _instance(plain: Mapping[str, Any], choice: str | None) -> Instance:
