@@ -308,13 +308,14 @@ def evidence_of(settings: Settings, folder: Path, seen: Seen | None = None) -> E
     )
 
 
-def diagnose(evidence: Evidence) -> tuple[Diagnosis, ...]:
-    """Every rule that applies, the person's own first; the last resort only where nothing else is found."""
+def diagnose(evidence: Evidence, guesses: bool = True) -> tuple[Diagnosis, ...]:
+    """Every rule that applies, the person's own first; `guesses` only where nothing else is found."""
     rules = (*map(own_rule, evidence.settings.doctor_rules), *RULES)
     found = [(rule, line) for rule in rules if (line := rule.shown_by(evidence))]
     sure = [pair for pair in found if not pair[0].fallback]
     return tuple(
-        Diagnosis(rule.symptom, line, rule.cause, rule.remedy(evidence)) for rule, line in sure or found
+        Diagnosis(rule.symptom, line, rule.cause, rule.remedy(evidence))
+        for rule, line in sure or (found if guesses else [])
     )
 
 

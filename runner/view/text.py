@@ -105,9 +105,23 @@ def result_text(result: PlanResult, settings: Settings, last_lines: Iterable[byt
         lines += last_lines_text(last_lines)
     lines += members_outcome(result, settings)
     rows = [("log", shown_path(result.log, settings))] if result.log else []
+    rows += diagnosis_rows(result, settings) if result.exit_code not in (0, 130) else []
     rows += [("artifact", shown_path(path, settings)) for path in result.artifacts]
     rows.append(("next", next_command(result, settings)))
     return "\n".join([*lines, *(f"  {label:<9} {value}" for label, value in rows)])
+
+
+def diagnosis_rows(result: PlanResult, settings: Settings) -> list[tuple[str, str]]:
+    """What doctor makes of the words of the run, and what mends it; nothing when it is at a loss."""
+    from runner.verbs.doctor import diagnose, evidence_of
+
+    if not result.plan.run_folder:
+        return []
+    found = diagnose(evidence_of(settings, Path(result.plan.run_folder)), guesses=False)
+    if not found:
+        return []
+    first = found[0]
+    return [("cause", f"{first.symptom}: {first.cause}"), ("remedy", first.remedy)]
 
 
 def detached_text(result: PlanResult, settings: Settings, paint: Paint) -> str:
