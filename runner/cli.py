@@ -123,10 +123,10 @@ def loaded(flags: Any) -> tuple[Any, Any]:
     given = (list(flags.overrides), Path.cwd(), flags.config_dir, program())
     if flags.multirun:
         from runner.members import load_sweep
-        from runner.verbs.sweep import sweep
+        from runner.verbs.choose import sweep_rules
 
         many = load_sweep(*given)
-        return many.settings, lambda: sweep(many.settings, many.members)
+        return many.settings, lambda: sweep_rules(many.settings, many.members)
     from runner.freeze import load
     from runner.verbs.choose import rules_for
 

@@ -1,9 +1,11 @@
 """Which rules answer an action: those of a verb, or of a job that the phase declares."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from runner.errors import UsageError, choices
 from runner.facts.fact import Asking
+from runner.plan.fold import SweptJob
 from runner.plan.settings import Settings
 from runner.verbs.verb import VERBS, verb_named
 
@@ -26,6 +28,20 @@ def rules_for(settings: Settings) -> Asking[Any]:
 
         return job(settings)
     raise unknown_action(settings)
+
+
+def sweep_rules(settings: Settings, members: Sequence[SweptJob]) -> Asking[Any]:
+    """The same for many configurations at once: a sweep is of a job."""
+    if verb_named(settings.action):
+        raise UsageError(
+            f"-m sweeps a job, and {settings.action} is a verb",
+            "Jobs are what the phase declares, for instance action=train or action=generate",
+        )
+    if settings.phase is None or settings.phase.job(settings.action) is None:
+        raise unknown_action(settings)
+    from runner.verbs.sweep import sweep
+
+    return sweep(settings, members)
 
 
 def unknown_action(settings: Settings) -> UsageError:

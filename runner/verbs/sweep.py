@@ -16,7 +16,6 @@ from runner.plan.settings import Job, Settings, Value
 from runner.verbs.environment import needed_phase
 from runner.verbs.jobs import Work, counted, declared_job, planned, shown_values
 from runner.verbs.target import target_of
-from runner.verbs.verb import verb_named
 
 PROCESSES = "processes.sh"
 
@@ -40,11 +39,6 @@ run() {{ # title, member whose result is kept here ('' when the script keeps its
 
 def sweep(settings: Settings, members: Sequence[SweptJob]) -> Asking[Plan]:
     """The plan that runs all members of a multirun."""
-    if verb_named(settings.action):
-        raise UsageError(
-            f"-m sweeps a job, and {settings.action} is a verb",
-            "Jobs are what the phase declares: train, generate, …",
-        )
     declared = declared_job(settings, needed_phase(settings))
     return (yield from sweep_plan(settings, declared, members, None))
 

@@ -25,8 +25,13 @@ def members_table(plan: Plan, paint: Paint) -> list[str]:
 
 
 def values_of(member: Member) -> list[str]:
-    """What stands behind the keys."""
-    return [override.partition("=")[2] for override in member.overrides]
+    """What stands behind the keys, on one line each."""
+    return [one_line(override.partition("=")[2]) for override in member.overrides]
+
+
+def one_line(text: str) -> str:
+    """The text with what would move the cursor written out."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def aligned(row: tuple[str, ...], widths: list[int]) -> str:
@@ -53,7 +58,7 @@ def failed_lines(failed: FailedMember, member: Member, settings: Settings) -> li
     """One member's error, and the command that runs it alone."""
     said = failed.error.strip().splitlines() or [f"exit code {failed.exit_code}"]
     return [
-        f"    {failed.number}  {' '.join(member.overrides)}: {said[0][:200]}",
+        f"    {failed.number}  {one_line(' '.join(member.overrides))}: {one_line(said[0][:200])}",
         f"       alone: {settings.program} {shlex.join(alone(member, settings))}",
     ]
 

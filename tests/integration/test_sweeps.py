@@ -182,7 +182,14 @@ def test_a_script_does_what_confirm_does(research_log: Lab, runner: Runner, tmp_
 
 
 @pytest.mark.parametrize(
-    "words", [("action=status",), ("action=generate,train",), ("output=json,text",), ("instance=local,x",)]
+    "words",
+    [
+        ("action=status",),
+        ("action=generat",),
+        ("action=generate,train",),
+        ("output=json,text",),
+        ("instance=local,x",),
+    ],
 )
 def test_what_cannot_be_swept_is_64(research_log: Lab, runner: Runner, words: tuple[str, ...]) -> None:
     add_sampler(research_log)
