@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from runner.facts.fact import Result
 from runner.facts.samples import members_result
+from runner.plan.command import Command
 from runner.plan.plan import Plan, Request, Step
 from runner.plan.result import MembersResult, PlanResult, StepResult
 from runner.world import state
@@ -25,6 +26,8 @@ def apply(plan: Plan, transport: Transport, screen: Screen, tell: Tell) -> PlanR
     comes home too; a step that cleans up (always) is taken whatever happened. `tell` gets a line for
     each step, for the person, not for the data.
     """
+    if any(isinstance(step.action, Command) for step in plan.steps):
+        import runner.world.bash  # noqa: F401  now: an import that Ctrl-C broke in a step cannot be repeated
     state.claim_run(plan)
     done: list[StepResult] = []
     try:
