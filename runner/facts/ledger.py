@@ -46,7 +46,8 @@ class Machine:
     until: float | None = None
     is_ours: bool = False
     digest: str | None = None
-    seen_at: float = 0.0
+    seen_at: float = 0.0  # when the cloud last said anything of it
+    was_listed: bool = False
 
     @property
     def is_alive(self) -> bool:
@@ -70,6 +71,7 @@ class Ledger:
 
     machines: tuple[Machine, ...] = ()
     num_unreadable: int = 0
+    refusal: tuple[float, str] | None = None  # when and why the last launch came to nothing
 
     @property
     def ours(self) -> tuple[Machine, ...]:
@@ -129,9 +131,14 @@ def entry_of(line: bytes) -> Entry | None:
 def fold(entries: Iterable[Entry], num_unreadable: int = 0) -> Ledger:
     """From what happened to what is."""
     machines: dict[str, Machine] = {}  # by name until the id is known, then by id
+    refusal: tuple[float, str] | None = None
     for entry in entries:
         FOLDS[entry["event"]](machines, entry)
-    return Ledger(tuple(machines.values()), num_unreadable)
+        if entry["event"] == "refused":
+            refusal = (entry["at"], str(entry.get("code")))
+        elif entry["event"] == "launched":
+            refusal = None
+    return Ledger(tuple(machines.values()), num_unreadable, refusal)
 
 
 def alias_of(name: str) -> str:
@@ -178,10 +185,10 @@ def _doubt(machines: dict[str, Machine], entry: Entry) -> None:
 def _seen(machines: dict[str, Machine], entry: Entry) -> None:
     name = str(entry.get("name") or "")
     machine = machines.get(entry["id"]) or Machine(name, alias_of(name), entry["id"], since=entry["at"])
-    until = entry["at"] if entry.get("state") == "terminated" else None
+    until = (machine.until or entry["at"]) if entry.get("state") == "terminated" else None
     values = {k: entry[k] for k in ("ip", "state") if k in entry}
     machines[entry["id"]] = replace(
-        machine, **described(entry), **values, seen_at=entry["at"], until=machine.until or until
+        machine, **described(entry), **values, seen_at=entry["at"], until=until, was_listed=True
     )
 
 

@@ -17,7 +17,7 @@ from runner.plan.settings import LOCAL, DoctorRule, Settings
 from runner.verbs.runs import Started, paths_of, started_run
 
 # Who else is asked: `module:function` below runner.verbs, a generator that returns Diagnoses.
-OTHERS: tuple[str, ...] = ("drift:drift",)
+OTHERS: tuple[str, ...] = ("drift:drift", "machine_rules:of_machines")
 
 # From the smaller GPU memory to the larger: 24, 40, 80 and 96 GB.
 LARGER = ("gpu_1x_a10", "gpu_1x_a100_sxm4", "gpu_1x_h100_pcie", "gpu_1x_gh200")

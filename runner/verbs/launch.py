@@ -112,7 +112,7 @@ def already_there(settings: Settings, alias: str, seen: Seen) -> Wanted | None:
             )
     for machine in seen.doubtful():
         if machine.alias == alias:
-            what = f"{machine.name} was asked for, and nobody knows yet what came of it: it may be running"
+            what = f"{machine.name} was asked for and is not listed yet: it may be running"
             return Wanted(
                 alias, machine.name, reason=f"{what}; {another}", basis=(("machine", machine.name),)
             )

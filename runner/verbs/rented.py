@@ -33,13 +33,13 @@ class Seen:
         return tuple(i for i in self.instances if i.is_alive)
 
     def doubtful(self) -> tuple[Machine, ...]:
-        """Launches of ours that may still come up: asked for lately, and not in the list."""
+        """Launches of ours that may still come up: asked for lately, and never in the list so far."""
         names = {i.name for i in self.instances}
-        return tuple(
-            m
-            for m in self.ledger.machines
-            if m.is_doubtful and m.name not in names and self.now - m.since < self.settle_s
-        )
+        return tuple(m for m in self.ledger.ours if m.name not in names and not self.is_settled(m))
+
+    def is_settled(self, machine: Machine) -> bool:
+        """Whether its absence from the list means that it is not there: the list may be late."""
+        return machine.was_listed or self.now - machine.since >= self.settle_s
 
 
 def look(settings: Settings) -> Asking[Seen]:
@@ -65,15 +65,17 @@ def news(seen: Seen, own: str) -> Iterator[Record]:
         known = ledger.by_id(instance.id)
         if known is None and is_ours(instance.name, ledger, own):
             yield launched_record(instance)
-        if known is None or (known.state, known.ip) != (instance.status, instance.ip):
+        old = known and (known.state, known.ip) == (instance.status, instance.ip) and known.was_listed
+        if not old:
             yield seen_record(instance)
     listed = {i.id for i in seen.alive}
     names = {i.name for i in seen.instances}
     for machine in ledger.machines:
-        settled = seen.now - machine.since >= seen.settle_s or machine.seen_at > machine.since
-        if machine.id and machine.is_alive and machine.id not in listed and settled:
+        if not seen.is_settled(machine):
+            continue
+        if machine.id and machine.is_alive and machine.id not in listed:
             yield Record.of("gone", id=machine.id, name=machine.name)
-        if machine.is_doubtful and machine.name not in names and seen.now - machine.since >= seen.settle_s:
+        if machine.is_doubtful and machine.name not in names:
             yield Record.of("settled", name=machine.name)
 
 

@@ -338,3 +338,23 @@ def test_the_fake_reads_like_the_cloud() -> None:
     launch(world)
     (row,) = world.instances
     assert isinstance(instance_of(row), Rented)
+
+
+def test_a_machine_that_the_list_does_not_show_yet_is_neither_gone_nor_rented_again() -> None:
+    world = World(0)
+    launch(world)
+    early = Seen(world.ledger(), (), world.now)
+    assert list(news(early, "abcdef")) == []
+    assert [m.name for m in early.doubtful()] == [NAME]
+    late = Seen(world.ledger(), (), world.now + 301)
+    assert [dict(record.entry)["event"] for record in news(late, "abcdef")] == ["gone"]
+
+
+def test_a_machine_that_was_listed_and_no_longer_is_has_ended_and_can_be_seen_again() -> None:
+    world = World(0)
+    launch(world)
+    assert [m.was_listed for m in world.next_contact().ours] == [True]
+    (gone,) = news(Seen(world.ledger(), (), world.now), "abcdef")
+    world.reply(gone)
+    assert world.ledger().ours == ()
+    assert len(world.next_contact().ours) == 1, "the list may flap"
