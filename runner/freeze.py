@@ -32,6 +32,7 @@ from runner.plan.settings import (
 
 OUTPUTS = ("text", "json", "script")
 PROVIDERS = (LOCAL, "lambda")
+MISSING = "???"
 PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 
 
@@ -55,6 +56,7 @@ def settings(
         plain: dict[str, Any] = whole(OmegaConf.to_container(config, resolve=True))
     except OmegaConfBaseException as error:
         raise UsageError("The configuration cannot be resolved: " + str(error).splitlines()[0]) from error
+    refuse_missing(plain)
     chosen = choice_of(typed)
     return Settings(
         action=plain["action"],
@@ -103,6 +105,15 @@ def whole(value: Any) -> Any:
     if isinstance(value, dict):
         return {whole(key): whole(item) for key, item in value.items()}
     return [whole(item) for item in value] if isinstance(value, list) else value
+
+
+def refuse_missing(value: Any, key: str = "") -> None:
+    """UsageError for OmegaConf's `???`, a value still to be given; what a job gets may say it."""
+    if value == MISSING:
+        raise UsageError(f"{key}={MISSING}: a value is wanted")
+    if isinstance(value, dict) and not re.fullmatch(r"phase\.jobs\..*\.(args|env)", key):
+        for name, item in value.items():
+            refuse_missing(item, f"{key}.{name}" if key else str(name))
 
 
 def choice_of(typed: tuple[str, ...]) -> dict[str, str]:
@@ -210,10 +221,16 @@ def listed_home(passwd: Path) -> str | None:
         return None
 
 
+def _lines(name: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(line, str) for line in value):
+        raise UsageError(f"instance.overrides.{name}: a list of requirements is wanted")
+    return tuple(value)
+
+
 def _instance(plain: Mapping[str, Any], choice: str | None) -> Instance:
     rest: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
     rest["packages"] = tuple(plain["packages"].items())
-    rest["overrides"] = tuple((name, tuple(lines)) for name, lines in plain["overrides"].items())
+    rest["overrides"] = tuple((name, _lines(name, lines)) for name, lines in plain["overrides"].items())
     _one_of("instance.provider", rest["provider"], PROVIDERS)
     name = rest["name"]
     if not re.fullmatch(r"[A-Za-z0-9_][\w.-]*", name):

@@ -62,6 +62,7 @@ def serve(flags: Flags, arguments: list[str]) -> int:
     if "--shell-completion" not in arguments and "-sc" not in arguments:
         compose_config(typed, Path.cwd(), flags.config_dir)
     others = [a for a in arguments if a not in flags.overrides]
-    sys.argv = [sys.argv[0], *others, *typed.grammar, *verbatim_in_grammar(typed, Path.cwd())]
+    # flags last: --info would take an override behind it for its choice
+    sys.argv = [sys.argv[0], *typed.grammar, *verbatim_in_grammar(typed, Path.cwd()), *others]
     hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(lambda _: None)()
     return 0

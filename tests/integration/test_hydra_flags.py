@@ -33,9 +33,10 @@ def test_cfg_of_a_package_and_resolved(research_log: Lab, runner: Runner) -> Non
 
 
 def test_info_shows_the_defaults(runner: Runner) -> None:
-    done = runner("--info", "defaults", "phase=phase11")
-    assert done.exit_code == 0, done
-    assert "phase/phase11" in done.stdout
+    for words in (("--info", "defaults", "phase=phase11"), ("phase=phase11", "--info")):
+        done = runner(*words)
+        assert done.exit_code == 0, done
+        assert "phase/phase11" in done.stdout
 
 
 def test_showing_flags_leave_no_folder(runner: Runner, tmp_path: Path) -> None:
