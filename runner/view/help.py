@@ -25,6 +25,7 @@ Examples
   python -m runner                                             which phase is current
   python -m runner phase=phase11 action=train                  show the plan
   python -m runner phase=phase11 action=train confirm=true     run it
+  python -m runner -m phase=phase12 action=generate generation.n=1,8   a sweep
 
 Keys
   batch_size=8 · generation=greedy · machine=NAME · output=text|json|script
