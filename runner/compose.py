@@ -144,15 +144,16 @@ def check_grammar(overrides: tuple[str, ...]) -> None:
 
 
 def check_single(overrides: tuple[str, ...]) -> None:
-    """UsageError for several values where one is meant; a comma in a text reads as a sweep, too."""
+    """UsageError for several values where one is meant (a comma reads as a sweep, too), or for none."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     for override in OverridesParser.create().parse_overrides(list(overrides)):
+        typed, key = override.input_line or "", override.key_or_group
         if override.is_sweep_override():
-            typed = override.input_line or ""
-            raise UsageError(
-                f"{typed!r} is a sweep over several values", "To run them all: -m", *quoted(typed)
-            )
+            hint = "To run them all: -m"
+            raise UsageError(f"{typed!r} is a sweep over several values", hint, *quoted(typed))
+        if override.is_delete() and key in schema.RunnerConf.__dataclass_fields__ and key not in GROUPS:
+            raise UsageError(f"~{key}: the runner needs this key", f"To give it another value: {key}=…")
 
 
 def quoted(override: str) -> tuple[str, ...]:
