@@ -106,7 +106,7 @@ def following(rig: Rig, megabytes: int) -> None:
     ssh = f"ssh -F {rig.machine.ssh_config}"
     plain = f"{ssh} lambda 'cat {there}' | tee {rig.home}/plain >/dev/null"
     live_plain = (
-        f"{ssh} lambda 'python3 -c \"{escaped(script)}\" | tee ~/live.log' | tee {rig.home}/live >/dev/null"
+        f"{ssh} lambda 'python3 -u -c \"{escaped(script)}\" | tee ~/live.log' | tee {rig.home}/live >/dev/null"
     )
     cat = timed(rig, plain)
     by_tee = timed(rig, live_plain)
