@@ -105,9 +105,8 @@ def following(rig: Rig, megabytes: int) -> None:
     step = follow_command(rig, run)
     ssh = f"ssh -F {rig.machine.ssh_config}"
     plain = f"{ssh} lambda 'cat {there}' | tee {rig.home}/plain >/dev/null"
-    live_plain = (
-        f"{ssh} lambda 'python3 -u -c \"{escaped(script)}\" | tee ~/live.log' | tee {rig.home}/live >/dev/null"
-    )
+    job = f'python3 -u -c "{escaped(script)}"'
+    live_plain = f"{ssh} lambda '{job} | tee ~/live.log' | tee {rig.home}/live >/dev/null"
     cat = timed(rig, plain)
     by_tee = timed(rig, live_plain)
     for name in ("log", "exit_code"):

@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 
 from runner.errors import UsageError
 from runner.facts.fact import Asking
-from runner.facts.machine import FILE_STATE, RECORDS, Holdings, is_here
+from runner.facts.machine import FILE_STATE, RECORDS
 from runner.facts.research_log import Code, code_of, is_product
 from runner.plan.command import Command, home_or_path, quote, sh, spell
 from runner.plan.plan import HERE, Effect, Plan, Step
@@ -260,15 +260,6 @@ def backup_step(settings: Settings, phase: Phase) -> Step:
     )
     reason = f"{' '.join(phase.artifacts)} → {settings.paths.shown(here)}/, verified by checksum"
     return Step("backup", Command(f"({body})"), reason=reason)
-
-
-def losses(holdings: Holdings, root: Path) -> tuple[str, ...]:
-    """What would be lost with the machine: runs that are alive, files that are not here as they are there.
-
-    Reads the files here. Names are relative to the root, runs first; empty: everything is home.
-    """
-    alive = tuple(run.folder for run in holdings.runs if run.is_alive)
-    return alive + tuple(file.path for file in holdings.files if not is_here(file, root))
 
 
 def shown_bytes(num: int) -> str:
