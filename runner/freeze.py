@@ -52,6 +52,9 @@ def settings(
     config: DictConfig, cwd: Path, folders: tuple[Path, ...] = (CONF,), typed: tuple[str, ...] = ()
 ) -> Settings:
     """The frozen form of a composed configuration. UsageError for a value that cannot be meant."""
+    for section in (*GROUPS, "paths", "remote", "cloud", "ssh"):
+        if OmegaConf.is_interpolation(config, section):
+            raise UsageError(f"{section}: a whole section cannot be ${{…}}; its keys can")
     try:
         plain: dict[str, Any] = whole(OmegaConf.to_container(config, resolve=True))
     except OmegaConfBaseException as error:

@@ -70,6 +70,7 @@ MISTAKES = {
     "instance.name='a b'": ("instance.name", "letters, digits"),
     "instance.provider=lamda": ("instance.provider=lamda: there is no such provider", "Did you mean lambda?"),
     "~action": ("~action", "needs this key", "action=…"),
+    "remote=${phase}": ("remote", "its keys can"),
     "batch_size=???": ("batch_size=???", "a value is wanted"),
     "+instance.overrides={a: 1}": ("instance.overrides.a", "a list of requirements"),
     "paths.venv=/a:b": ("paths.venv", "colon"),
