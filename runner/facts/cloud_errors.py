@@ -165,15 +165,15 @@ def retry_after_s(result: Result) -> float | None:
     header = result.stderr.decode(errors="replace").strip() if result.status is not None else ""
     if header:
         try:
-            return float(header)
+            return max(0.0, float(header))
         except ValueError:
             pass
         try:
             date = email.utils.parsedate_to_datetime(header)
-            return date.timestamp() - (result.started_at + result.seconds)
+            return max(0.0, date.timestamp() - (result.started_at + result.seconds))  # it may be past
         except (ValueError, TypeError):
             pass
     try:
-        return float(json.loads(result.stdout)["retry_after"])
+        return max(0.0, float(json.loads(result.stdout)["retry_after"]))
     except (ValueError, KeyError, TypeError):
         return None

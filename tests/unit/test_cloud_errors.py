@@ -72,6 +72,8 @@ def test_only_what_certainly_came_to_nothing_is_definite() -> None:
         (b"12", b"", 12.0),
         (b"", b'{"error_code":1015,"retry_after":7,"status":429}', 7.0),
         (b"Thu, 01 Jan 1970 00:01:30 GMT", b"", 30.0),
+        (b"Thu, 01 Jan 1970 00:00:30 GMT", b"", 0.0),
+        (b"-3", b"", 0.0),
         (b"soon", b"error code: 1015", None),
         (b"", b"[1]", None),
     ],
