@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from traceback import print_exc
 from types import FrameType
@@ -25,9 +26,16 @@ def main() -> int:
     if any(flag in arguments for flag in ("--help", "-h")):
         from runner.view.help import help_text
 
-        print(help_text((CONF,)), end="")
+        print(help_text((CONF, *config_dirs(arguments))), end="")
         return 0
     return guarded(arguments)
+
+
+def config_dirs(arguments: list[str]) -> list[Path]:
+    """The folders behind --config-dir, for a help that imports no parser."""
+    flags = ("--config-dir", "-cd")
+    joined = [word.partition("=")[2] for word in arguments if word.startswith("--config-dir=")]
+    return [Path(d) for d in joined + [b for a, b in pairwise(arguments) if a in flags]]
 
 
 def guarded(arguments: list[str]) -> int:

@@ -41,45 +41,29 @@ class Verb:
         return words(settings, exit_code)
 
 
+# In the order of a machine's life, which is the order of --help.
+READ, CHANGE, PAY, DESTROY = Effect.READ, Effect.CHANGE, Effect.PAY, Effect.DESTROY
 VERBS = (
-    Verb("discover", Effect.READ, "the phases, their states, and what to type next", "discover:discover"),
-    Verb("sync", Effect.CHANGE, "the phase's code on the machine", "artifacts:sync"),
+    Verb("discover", READ, "the phases, their states, and what to type next", "discover:discover"),
     Verb(
-        "available",
-        Effect.READ,
-        "instance types, their price, and where they are free now",
-        "available:available",
+        *("preflight", CHANGE, "the phase's packages tried on this machine's CPU, thrown away"),
+        *("preflight:preflight", "afterwards:words"),
     ),
-    Verb("launch", Effect.PAY, "a new machine under a name of ours", "launch:launch"),
-    Verb("wait", Effect.READ, "blocks until ssh answers and CUDA works", "wait:wait"),
-    Verb("setup-ssh", Effect.CHANGE, "`ssh lambda` works in every terminal", "setup_ssh:setup_ssh"),
-    Verb("up", Effect.PAY, "launch, wait, setup-ssh, in one blocking call", "launch:up"),
-    Verb("terminate", Effect.DESTROY, "the machine gone, after a verified backup", "terminate:terminate"),
-    Verb(
-        "status",
-        Effect.READ,
-        "machines, uptime, dollars so far and per hour, runs, idle GPUs",
-        "status:status",
-    ),
-    Verb(
-        "setup",
-        Effect.CHANGE,
-        "uv and the shared virtual environment, with the phase's packages",
-        "environment:setup",
-    ),
-    Verb("run", Effect.CHANGE, "one command on the machine, logged like a job", "runs:run"),
-    Verb("logs", Effect.READ, "follow a run's log until it ends; Ctrl-C only detaches", "runs:logs"),
-    Verb("doctor", Effect.READ, "what went wrong, the evidence, and what mends it", "doctor:doctor"),
-    Verb("stop", Effect.CHANGE, "stop a run, not the machine", "runs:stop"),
-    Verb("report", Effect.READ, "a page with pictures of a sweep or a run, and its figures", "report:report"),
-    Verb("backup", Effect.CHANGE, "the phase's artifacts here, verified by checksum", "artifacts:backup"),
-    Verb(
-        "preflight",
-        Effect.CHANGE,
-        "the phase's packages tested on this machine's CPU, then thrown away",
-        "preflight:preflight",
-        words="afterwards:words",
-    ),
+    Verb("available", READ, "instance types, their price, where they are free", "available:available"),
+    Verb("launch", PAY, "a new machine under a name of ours", "launch:launch"),
+    Verb("wait", READ, "blocks until ssh answers and CUDA works", "wait:wait"),
+    Verb("setup-ssh", CHANGE, "`ssh lambda` works in every terminal", "setup_ssh:setup_ssh"),
+    Verb("up", PAY, "launch, wait, setup-ssh, in one blocking call", "launch:up"),
+    Verb("sync", CHANGE, "the phase's code on the machine", "artifacts:sync"),
+    Verb("setup", CHANGE, "uv and the shared environment, with the phase's packages", "environment:setup"),
+    Verb("run", CHANGE, "one command='…' on the machine, logged like a job", "runs:run"),
+    Verb("status", READ, "machines, dollars so far and per hour, runs, idle GPUs", "status:status"),
+    Verb("logs", READ, "follow a run's log until it ends; Ctrl-C only detaches", "runs:logs"),
+    Verb("stop", CHANGE, "stop a run, not the machine", "runs:stop"),
+    Verb("doctor", READ, "what went wrong, the evidence, and what mends it", "doctor:doctor"),
+    Verb("report", READ, "a page with pictures of a sweep or a run", "report:report"),
+    Verb("backup", CHANGE, "the phase's artifacts here, verified by checksum", "artifacts:backup"),
+    Verb("terminate", DESTROY, "the machine gone, after a verified backup", "terminate:terminate"),
 )
 
 

@@ -13,7 +13,6 @@ Without confirm= a verb that changes, pays or destroys prints its plan and does 
 
 Verbs (action=…)
 {verbs}
-  {job:<12} a job that the phase declares (train, generate, …)    change
 
 Phases (phase=…)
   {phases}
@@ -39,10 +38,12 @@ Hydra's own flags
 
 def help_text(folders: tuple[Path, ...]) -> str:
     """The page, with the choices that the folders of configuration hold now."""
-    verbs = "\n".join(f"  {verb.name:<12} {verb.summary:<62} {verb.effect.value}" for verb in VERBS)
+    rows = [(verb.name, verb.summary, verb.effect.value) for verb in VERBS]
+    rows.insert(1, ("<job>", "a job of the phase: train, generate, …", "change"))
+    name, summary = (max(len(row[column]) for row in rows) for column in (0, 1))
+    verbs = "\n".join(f"  {row[0]:<{name}}  {row[1]:<{summary}}  {row[2]}" for row in rows)
     return USAGE.format(
         verbs=verbs,
-        job="<job>",
         phases=" · ".join(stems(folders, "phase")) or "none yet",
         instances=" · ".join(stems(folders, "instance")),
     )
