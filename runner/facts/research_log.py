@@ -222,7 +222,7 @@ class Revision:
     changed: tuple[str, ...] = ()
 
 
-def revision_of(root: Path, phase: str) -> Fact[Revision]:
+def revision_of(root: Path, phase: str, artifacts: tuple[str, ...]) -> Fact[Revision]:
     """The revision of the phase's code, for people: the digest is of the content itself."""
     ask = sh(
         *("git", "-C", root, "--no-optional-locks", "--literal-pathspecs"),
@@ -236,7 +236,8 @@ def revision_of(root: Path, phase: str) -> Fact[Revision]:
         commit = next((f.split()[-1] for f in fields if f.startswith("# branch.oid")), "")
         paths = [f.split(" ", 8)[8] for f in fields if f.startswith("1 ")]
         paths += [f[2:] for f in fields if f.startswith("? ")]
-        names = sorted(str(PurePosixPath(p).name) for p in paths)
+        below = (p.partition(f"{phase}/")[2] for p in paths)  # git names them from its own root
+        names = sorted(PurePosixPath(p).name for p in below if p and not is_product(p, artifacts))
         return Revision(commit[:7] if re.fullmatch(r"[0-9a-f]{40,64}", commit) else None, tuple(names))
 
     return Fact(ask, read)

@@ -45,7 +45,7 @@ def planned(settings: Settings, declared: Job, work_of: Callable[[RunPaths], Wor
     log_name = settings.paths.research_log.name
     folder = f"{log_name}/{phase.name}"
     code: Code = yield code_of(settings.paths.root, folder, phase.artifacts)
-    revision: Revision = yield revision_of(settings.paths.root, folder)
+    revision: Revision = yield revision_of(settings.paths.root, folder, phase.artifacts)
     run = next_run(settings.paths.research_log / phase.name, declared.name, settings.run)
     paths = RunPaths.of(log_name, phase.name, run)
     work = work_of(paths)
