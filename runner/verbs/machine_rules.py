@@ -32,9 +32,12 @@ class Way:
 
 
 def of_machines(settings: Settings) -> Asking[tuple[Diagnosis, ...]]:
-    """What is wrong with the machines of this checkout; the cloud is asked only if there may be any."""
-    concerned = (settings.paths.state / LEDGER).exists() or settings.machine or not settings.instance.is_local
-    if not concerned:
+    """What is wrong with the machines of this checkout; the cloud is asked only if there may be any.
+
+    Who asks about a phase's run on a machine that ssh knows and nobody here rented asks not the cloud.
+    """
+    asks_for_machines = settings.phase is None and not settings.instance.is_local
+    if not ((settings.paths.state / LEDGER).exists() or settings.machine or asks_for_machines):
         return ()
     try:
         seen = yield from look(settings)
