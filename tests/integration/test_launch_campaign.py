@@ -133,14 +133,14 @@ def test_no_storm_and_no_kill_rents_twice_or_loses_a_machine(tmp_path: Path) -> 
     assert not by_runner, "no verb but terminate ends a machine"
     assert len(ended) == asked_to_end
     assert counts["rented"] > num_launches // 3, "the storm left something to lose"
-    # how many of the kills come in time depends on the machine's speed: 19 to 33 of 100 were seen
-    assert counts["killed"] > num_launches // 10
+    assert counts["killed"] > num_launches // 5
 
 
 def one_launch(fleet: Fleet, alias: str, chance: random.Random, counts: Counter[str]) -> None:
     """Launch, perhaps killed, perhaps two at once; then look, and launch again."""
     launch = ["action=launch", "confirm=true", f"machine={alias}", "instance.regions=[us-west-1,us-east-1]"]
-    kill_after = chance.random() * 1.1 * fleet.usual_s if chance.random() < 0.5 else None
+    # some kills come when the launch is over already, more of them on a busy machine
+    kill_after = chance.random() * 1.1 * fleet.usual_s if chance.random() < 0.75 else None
     jobs = [(launch, kill_after)]
     if chance.random() < 0.1:
         jobs.append((launch, None))
