@@ -5,7 +5,7 @@ money and after its answer, so that whoever reads it later knows what may be run
 
 event       holds                                              means
 intent      name alias type region usd_per_hour digest         a launch is about to be asked for
-refused     name code                                          this intent certainly came to nothing
+refused     name code type                                     this launch certainly came to nothing
 doubt       name why                                           nobody knows; the name has to be looked for
 launched    name id alias type region usd_per_hour             the machine is there
 settled     name                                               nothing of this name was rented
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 LEDGER = "ledger.jsonl"
+UNANSWERED = "unanswered"  # the code of a refusal of which the cloud told none
 SETTLE_S = 300.0  # after this long without a trace in the list, a doubtful launch did not happen
 
 # `lambda-0003-4f9a1c`: alias, number of the launch, whose runner it is.
@@ -66,12 +67,22 @@ class Machine:
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """The last launch came to nothing: when, under which name, of which type, and the cloud's code."""
+
+    at: float
+    name: str
+    type: str
+    code: str
+
+
+@dataclass(frozen=True)
 class Ledger:
     """All machines, in the order in which they came up; `num_unreadable` lines were no entries."""
 
     machines: tuple[Machine, ...] = ()
     num_unreadable: int = 0
-    refusal: tuple[float, str] | None = None  # when and why the last launch came to nothing
+    refusal: Refusal | None = None  # None: the last launch did not come to nothing
 
     @property
     def ours(self) -> tuple[Machine, ...]:
@@ -131,11 +142,12 @@ def entry_of(line: bytes) -> Entry | None:
 def fold(entries: Iterable[Entry], num_unreadable: int = 0) -> Ledger:
     """From what happened to what is."""
     machines: dict[str, Machine] = {}  # by name until the id is known, then by id
-    refusal: tuple[float, str] | None = None
+    refusal: Refusal | None = None
     for entry in entries:
         FOLDS[entry["event"]](machines, entry)
         if entry["event"] == "refused":
-            refusal = (entry["at"], str(entry.get("code")))
+            told = (str(entry.get(key) or "unknown") for key in ("name", "type", "code"))
+            refusal = Refusal(entry["at"], *told)
         elif entry["event"] == "launched":
             refusal = None
     return Ledger(tuple(machines.values()), num_unreadable, refusal)

@@ -25,7 +25,7 @@ from runner.facts.lambda_cloud import (
     list_ssh_keys,
     list_types,
 )
-from runner.facts.ledger import alias_of
+from runner.facts.ledger import UNANSWERED, alias_of
 from runner.plan.plan import Request, Step
 from runner.verbs.rented import launched_record
 
@@ -86,6 +86,8 @@ def launching(attempts: tuple[Step, ...], digest: str, patience_s: float) -> Ask
                 return launch
         waited = (yield Now()) - started
         if waited >= patience_s:
+            if not launch.in_doubt and not any(sent.seconds for sent in launch.sent.values()):
+                yield nothing_came(launch, attempts[-1], CAPACITY)  # nothing was sent, and doctor may be asked
             return launch
         left = min(CAPACITY_POLL_S, patience_s - waited)
         what = ", ".join(dict.fromkeys(step.offer.type for step in attempts if step.offer))
@@ -141,7 +143,7 @@ def attempt(launch: Launch, step: Step, number: int) -> Asking[bool]:
         launch.sent[number] = Sent(step, seconds, error)
         code = envelope(result).code
         if code in DEFINITE_REFUSALS:
-            yield from came_to_nothing(launch, code or "")
+            yield from came_to_nothing(launch, step, code or "")
             return code not in (CAPACITY, WRONG_REGION)
         not_done = result.exit_code == NOT_SENT or result.status == 429
         if not not_done:
@@ -153,7 +155,7 @@ def attempt(launch: Launch, step: Step, number: int) -> Asking[bool]:
             break
         patience = retry_after_s(result)
         yield Pause(2.0**num_sent if patience is None else patience + 0.1, f"{error.message}; asking again")
-    yield from came_to_nothing(launch, "unanswered")
+    yield from came_to_nothing(launch, step, UNANSWERED)
     return True
 
 
@@ -162,10 +164,16 @@ def may_repeat(result: Result) -> bool:
     return result.ok or result.status is None or result.status in (409, 429) or result.status >= 500
 
 
-def came_to_nothing(launch: Launch, code: str) -> Asking[None]:
+def came_to_nothing(launch: Launch, step: Step, code: str) -> Asking[None]:
     """This intent is over, unless an earlier request of the same name may still bear fruit."""
     if not launch.in_doubt:
-        yield Record.of("refused", name=launch.name, code=code)
+        yield nothing_came(launch, step, code)
+
+
+def nothing_came(launch: Launch, step: Step, code: str) -> Record:
+    """That nothing was rented, and why."""
+    assert step.offer is not None
+    return Record.of("refused", name=launch.name, type=step.offer.type, code=code)
 
 
 def launched(launch: Launch, step: Step, instance_id: str) -> Record:

@@ -218,7 +218,10 @@ def test_nothing_free_is_try_later_and_rents_nothing() -> None:
     world.free = []
     result = launch(world)
     assert {type(sent.error) for sent in result.result()} == {TryLater}
-    assert (world.entries, launches(world)) == ([], 0)
+    assert ([entry["event"] for entry in world.entries], launches(world)) == (["refused"], 0)
+    assert (world.ledger().machines, world.ledger().spent("p000000000000")) == ((), None)
+    refusal = world.ledger().refusal
+    assert refusal and refusal.type == "gpu_1x_a10" and refusal.code.endswith("insufficient-capacity")
 
 
 def test_waiting_for_capacity_rents_what_comes_free_and_says_that_it_costs_nothing() -> None:
