@@ -141,6 +141,12 @@ else:
     print("cuda", code if code or count.value else 100)'"""
 
 
+def is_cuda_wanted(settings: Settings, machine: Rented) -> bool:
+    """Whether its GPU should compute; `instance=local` says nothing of a rented machine."""
+    is_asked = settings.instance.cuda or settings.instance.is_local
+    return is_asked and not machine.type.startswith("cpu_")
+
+
 def ask_cuda(settings: Settings, machine: Rented) -> Fact[Cuda]:
     """What the CUDA driver says when it is started."""
     return Fact(on_machine(settings, machine, CUDA_PROBE), read_cuda)

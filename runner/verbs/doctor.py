@@ -14,6 +14,7 @@ from runner.facts.health import Seen, ask_health, exit_code_in, plan_in, tail_of
 from runner.facts.run import RunState
 from runner.plan.route import Route
 from runner.plan.settings import LOCAL, DoctorRule, Settings
+from runner.verbs.own_line import own_line
 from runner.verbs.runs import Started, paths_of, started_run
 
 # Who else is asked: `module:function` below runner.verbs, a generator that returns Diagnoses.
@@ -252,31 +253,35 @@ RULES = (
 
 
 def doctor(settings: Settings) -> Asking[Doctor]:
-    """Of the run that is meant (the newest, if none is named), and of what others know to look at."""
-    found, looked_at = yield from of_run(settings)
+    """Of the run that is meant (the newest, if none is named), and of what others know to look at.
+
+    That a machine does not answer is said by itself only where nobody knows why.
+    """
+    found, silent, looked_at = yield from of_run(settings)
+    more: tuple[Diagnosis, ...] = ()
     for name in OTHERS:
         module, _, function = name.partition(":")
         ask: Callable[[Settings], Asking[tuple[Diagnosis, ...]]]
         ask = getattr(import_module(f"runner.verbs.{module}"), function)
-        found += yield from ask(settings)
-    return Doctor(found, looked_at)
+        more += yield from ask(settings)
+    return Doctor(found + (more or silent), looked_at)
 
 
-def of_run(settings: Settings) -> Asking[tuple[tuple[Diagnosis, ...], str]]:
-    """What is wrong with the run, and its name."""
+def of_run(settings: Settings) -> Asking[tuple[tuple[Diagnosis, ...], tuple[Diagnosis, ...], str]]:
+    """What is wrong with the run; whether its machine is silent; its name."""
     try:
         started = started_run(settings)
     except UsageError:
         if settings.run:
             raise
-        return (), ""
+        return (), (), ""
     seen: Seen | None = None
-    unreachable: tuple[Diagnosis, ...] = ()
+    silent: tuple[Diagnosis, ...] = ()
     if started.target.provider != LOCAL:
         route = Route(started.target.name, None if settings.ssh.is_default else settings.ssh.config)
         seen = yield ask_health(route, settings.remote.root, str(paths_of(settings, started).folder))
-        unreachable = () if seen else (no_answer(settings, started),)
-    return diagnose(evidence_of(settings, started.folder, seen)) + unreachable, started.name
+        silent = () if seen else (no_answer(settings, started),)
+    return diagnose(evidence_of(settings, started.folder, seen)), silent, started.name
 
 
 def no_answer(settings: Settings, started: Started) -> Diagnosis:
@@ -285,7 +290,7 @@ def no_answer(settings: Settings, started: Started) -> Diagnosis:
         "the machine does not answer",
         f"ssh {started.target.name}: exit code 255",
         "its address changed, it is gone, or the network is down; a run on it goes on, and so does its price",
-        f"{settings.program} action=setup-ssh",
+        own_line(settings, "setup-ssh"),
     )
 
 

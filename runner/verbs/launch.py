@@ -1,6 +1,5 @@
 """launch: rent one machine under a name of ours; up: the same, and then wait and setup-ssh."""
 
-import re
 import shlex
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -24,6 +23,7 @@ from runner.facts.probe import identity_of
 from runner.plan.command import Command, sh
 from runner.plan.plan import Effect, Offer, Plan, Step, Target
 from runner.plan.settings import Settings
+from runner.verbs.own_line import own_line
 from runner.verbs.rented import Seen, called, launch_alias, launch_name, look, needs_rented
 
 TAG = "fractal-runner"
@@ -71,13 +71,6 @@ def up(settings: Settings) -> Asking[Plan]:
     )
     notes = plan.notes + ((f"nothing is rented: {plan.reason}",) if plan.reason else ())
     return replace(plan, steps=plan.steps + follow, reason=None, notes=notes, then=f"ssh {wanted.alias}")
-
-
-def own_line(settings: Settings, action: str, machine: str) -> str:
-    """A command line of the runner that does `action` with this machine, configured as this one is."""
-    left_out = re.compile(r"(action|machine|wait_for_capacity|budget_usd)=")
-    context = [word for word in settings.typed if not left_out.match(word)]
-    return f"{settings.program} {shlex.join([f'action={action}', f'machine={machine}', *context])}"
 
 
 def wanted_machine(settings: Settings) -> Asking[Wanted]:

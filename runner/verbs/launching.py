@@ -87,7 +87,9 @@ def launching(attempts: tuple[Step, ...], digest: str, patience_s: float) -> Ask
         waited = (yield Now()) - started
         if waited >= patience_s:
             if not launch.in_doubt and not any(sent.seconds for sent in launch.sent.values()):
-                yield nothing_came(launch, attempts[-1], CAPACITY)  # nothing was sent, and doctor may be asked
+                yield nothing_came(
+                    launch, attempts[-1], CAPACITY
+                )  # nothing was sent, and doctor may be asked
             return launch
         left = min(CAPACITY_POLL_S, patience_s - waited)
         what = ", ".join(dict.fromkeys(step.offer.type for step in attempts if step.offer))

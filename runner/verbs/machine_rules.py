@@ -4,23 +4,29 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from runner.errors import RunnerError, TryLater, UsageError
 from runner.facts.cloud_errors import CAPACITY, KEYS_PAGE
 from runner.facts.fact import Asking, Fact, Result
-from runner.facts.lambda_cloud import Rented, SshKey, list_ssh_keys
-from runner.facts.ledger import LEDGER, read_ledger
-from runner.facts.probe import Cuda, ask_cuda, host_key_alias, identity_of, known_hosts
+from runner.facts.lambda_cloud import Rented, SshKey, bare_key, list_ssh_keys
+from runner.facts.ledger import LEDGER, UNANSWERED, Refusal, alias_of
+from runner.facts.probe import Cuda, ask_cuda, host_key_alias, identity_of, is_cuda_wanted, known_hosts
 from runner.plan.command import Command, sh
 from runner.plan.plan import Request
 from runner.plan.route import Route
 from runner.plan.settings import Settings
 from runner.verbs.doctor import Diagnosis
-from runner.verbs.launch import own_line
-from runner.verbs.rented import Seen, alias_for, look
+from runner.verbs.own_line import own_line
+from runner.verbs.rented import Seen, alias_for, called, look
 
 BILLED = "it is billed until it is terminated"
 REFUSED_LATELY_S = 3600.0
+NO_USE = {
+    "unhealthy": "its host failed, or somebody shut it down inside, which does not end the bill",
+    "preempted": "the cloud took it back",
+}
+CHANGED_KEY = re.compile(r"HOST IDENTIFICATION HAS CHANGED|Host key verification failed")
 
 
 @dataclass(frozen=True)
@@ -51,34 +57,30 @@ def of_machines(settings: Settings) -> Asking[tuple[Diagnosis, ...]]:
 
 
 def of_cloud(settings: Settings, error: RunnerError) -> Diagnosis:
-    """The cloud gives no answer: the key, our haste, or the way to it."""
-    if isinstance(error, UsageError):
-        cause = "without a key that the cloud accepts nobody can look; machines that run go on being billed"
+    """The cloud gives no answer: the key, the account, our haste, or the way to it."""
+    again = own_line(settings, "status")
+    billed = "machines that run go on being billed"
+    if not isinstance(error, UsageError):
+        haste = "it limits how often it may be asked"
+        cause = haste if isinstance(error, TryLater) else "the network, or its trouble"
+        return Diagnosis("the cloud does not answer", error.message, f"{cause}; {billed}", again)
+    if any("LAMBDA_API_KEY" in hint for hint in error.hints):
+        cause = f"without a key that the cloud accepts nobody can look; {billed}"
         remedy = f"export LAMBDA_API_KEY=…  # keys: {KEYS_PAGE}"
         return Diagnosis("the cloud refuses to answer", error.message, cause, remedy)
-    cause = (
-        "it limits how often it may be asked"
-        if isinstance(error, TryLater)
-        else "the network, or its trouble"
-    )
-    return Diagnosis(
-        "the cloud does not answer",
-        error.message,
-        f"{cause}; machines that run go on being billed",
-        f"{settings.program} action=status",
-    )
+    cause = f"{error.hints[0].rstrip('.')}; until then nobody can look, and {billed}"
+    return Diagnosis("the cloud refuses to answer", error.message, cause, again)
 
 
 def ours(settings: Settings, seen: Seen) -> list[Rented]:
     """The listed machines that we launched, or that `machine=` names."""
-    ids = {m.id for m in seen.ledger.ours}
-    wanted = settings.machine
-    return [i for i in seen.alive if i.id in ids or (wanted and wanted in (i.id, i.name))]
+    ids, wanted = {m.id for m in seen.ledger.ours}, settings.machine
+    return [i for i in seen.alive if (called(i, wanted) if wanted else i.id in ids)]
 
 
 def of_ledger(settings: Settings, seen: Seen) -> Iterator[Diagnosis]:
     """What we remember against what the cloud lists."""
-    status = f"{settings.program} action=status"
+    status = own_line(settings, "status")
     listed = {i.id for i in seen.alive}
     if seen.ledger.num_unreadable:
         what = f"{seen.ledger.num_unreadable} unreadable lines in {settings.paths.state / LEDGER}"
@@ -94,31 +96,60 @@ def of_ledger(settings: Settings, seen: Seen) -> Iterator[Diagnosis]:
             what = f"{machine.name} ({machine.id}) is not in the cloud's list"
             cause = "it was terminated elsewhere, or pre-empted; it is billed no longer"
             yield Diagnosis("a machine is gone", what, cause, status)
-    refusal = read_ledger(settings.paths.state).refusal
-    if refusal and seen.now - refusal[0] < REFUSED_LATELY_S:
-        yield of_refusal(settings, refusal[1])
+    refusal = seen.ledger.refusal
+    if refusal and seen.now - refusal.at < REFUSED_LATELY_S:
+        yield of_refusal(settings, refusal)
 
 
-def of_refusal(settings: Settings, code: str) -> Diagnosis:
+def of_refusal(settings: Settings, refusal: Refusal) -> Diagnosis:
     """The last launch came to nothing."""
-    again = own_line(settings, "launch", settings.machine or settings.instance.name)
-    if code == CAPACITY:
+    what = f"{refusal.name} ({refusal.type}): {refusal.code}"
+    again = launch_line(settings, refusal)
+    if refusal.code == CAPACITY:
         cause = "no machine of the preferred types was free in the preferred regions; nothing was rented"
-        return Diagnosis("no capacity", code, cause, f"{again} wait_for_capacity=2h")
-    if code == "global/quota-exceeded":
-        cause = "the account may not have more machines; nothing was rented"
-        return Diagnosis("the quota is reached", code, cause, f"{settings.program} action=status")
-    return Diagnosis("the last launch was refused", code, "the cloud said no; nothing was rented", again)
+        return Diagnosis("no capacity", what, cause, launch_line(settings, refusal, "wait_for_capacity=2h"))
+    if refusal.code == "global/quota-exceeded":
+        cause = "the account may not have more machines at a time; nothing was rented"
+        return Diagnosis("the quota is reached", what, cause, own_line(settings, "status"))
+    if refusal.code == UNANSWERED:
+        cause = "the cloud could not be reached, or limits how often it may be asked; nothing was rented"
+        return Diagnosis("the last launch was not answered", what, cause, again)
+    return Diagnosis("the last launch was refused", what, "the cloud said no; nothing was rented", again)
+
+
+def launch_line(settings: Settings, refusal: Refusal, *more: str) -> str:
+    """The launch again; where no instance was typed now, the one that is called like the type."""
+    alias = alias_of(refusal.name)
+    known = {f.stem for folder in settings.paths.conf for f in (folder / "instance").glob("*.yaml")}
+    if settings.instance.is_local and refusal.type in known:
+        more = (f"instance={refusal.type}", *more)
+    return own_line(settings, "launch", alias, *more)
 
 
 def of_keys(settings: Settings, keys: tuple[SshKey, ...]) -> Iterator[Diagnosis]:
     """Two keys with one name: a machine launched with that name may get either."""
+    own = own_publics(settings)
     for name, num in Counter(key.name for key in keys).items():
         if num > 1:
-            last = [key for key in keys if key.name == name][-1]
+            named = [key for key in keys if key.name == name]
+            last = ([key for key in named if key.public not in own] or named)[-1]
             cause = "a launch names its key, so nobody knows which of them a machine gets"
             remedy = Request("DELETE", f"{settings.base_url}/ssh-keys/{last.id}").text
             yield Diagnosis("duplicate key names", f"{num} ssh keys are called {name}", cause, remedy)
+
+
+def own_publics(settings: Settings) -> dict[str, Path]:
+    """The public keys whose private halves are here → the private half; the one that ssh offers first."""
+    offered = identity_of(settings)
+    found = sorted(Path.home().glob(".ssh/*.pub"))
+    pairs = [(p.with_suffix(""), p) for p in found]
+    if offered:
+        pairs.insert(0, (offered, Path(f"{offered}.pub")))
+    publics: dict[str, Path] = {}
+    for private, public in pairs:
+        if private.is_file() and public.is_file():
+            publics.setdefault(bare_key(public.read_text(errors="replace")), private)
+    return publics
 
 
 def of_machine(
@@ -127,10 +158,12 @@ def of_machine(
     """One listed machine: its state, the way to it, its GPU."""
     name = machine.name or machine.id
     price = f"{BILLED}, ${machine.usd_per_hour:.2f}/h"
-    if machine.status in ("unhealthy", "preempted"):
+    if machine.status == "terminating":
+        return ()
+    if machine.status in NO_USE:
         end = own_line(settings, "terminate", name)
-        what = f"{name} is {machine.status}"
-        return (Diagnosis("the machine is of no use", what, f"it will not recover; {price}", end),)
+        cause = f"{NO_USE[machine.status]}; {price}"
+        return (Diagnosis("the machine is of no use", f"{name} is {machine.status}", cause, end),)
     if machine.ip is None:
         wait = own_line(settings, "wait", name)
         return (Diagnosis("no address yet", f"{name} is {machine.status}", f"it is starting; {price}", wait),)
@@ -138,7 +171,7 @@ def of_machine(
     config = None if settings.ssh.is_default else settings.ssh.config
     way: Way = yield from ask_way(Route(alias, config))
     wrong = of_way(settings, machine, way, keys)
-    if wrong is not None or not settings.instance.cuda or machine.type.startswith("cpu_"):
+    if wrong is not None or not is_cuda_wanted(settings, machine):
         return (wrong,) if wrong else ()
     cuda: Cuda = yield ask_cuda(settings, machine)
     if cuda.works or cuda.code is None:
@@ -171,25 +204,46 @@ def read_last_words(result: Result) -> str | None:
 def of_way(settings: Settings, machine: Rented, way: Way, keys: tuple[SshKey, ...]) -> Diagnosis | None:
     """Why ssh does not get there."""
     name, alias = machine.name or machine.id, alias_for(settings, machine)
-    setup = own_line(settings, "setup-ssh", name)
     if way.leads_to != machine.ip:
-        what = f"ssh {alias} leads to {way.leads_to or 'nowhere'}, and the machine is at {machine.ip}"
-        return Diagnosis(
-            "the address changed", what, "the configuration is of another machine or time", setup
-        )
+        return of_address(settings, machine, way, own_line(settings, "setup-ssh", name))
     if way.said is None:
         return None
     what = f"ssh {alias}: {way.said[-300:]}"
-    if re.search(r"HOST IDENTIFICATION HAS CHANGED|Host key verification failed", way.said):
-        hosts = sh("ssh-keygen", "-R", host_key_alias(machine.id), "-f", known_hosts(settings)).text
+    if CHANGED_KEY.search(way.said):
+        forget = sh("ssh-keygen", "-R", host_key_alias(machine.id), "-f", known_hosts(settings)).text
         cause = "another machine answers than the first time: reinstalled, or somebody in between"
-        return Diagnosis("the host key changed", what, cause, hosts)
+        return Diagnosis("the host key changed", what, cause, forget)
     if "Permission denied" in way.said:
-        known = ", ".join(k.name for k in keys if k.name in machine.ssh_keys) or "none of this account's"
-        cause = f"the machine was launched with the key {known}, and ssh offers {identity_of(settings)}"
-        return Diagnosis("the wrong ssh key", what, cause, f"{setup} ssh.identity=FILE")
+        return of_wrong_key(settings, machine, what, keys)
     cause = (
         "it is still starting, or was shut down inside, or a firewall rule is in the way (TCP 22); "
         f"{BILLED}, ${machine.usd_per_hour:.2f}/h"
     )
     return Diagnosis("the machine does not answer ssh", what, cause, own_line(settings, "wait", name))
+
+
+def of_address(settings: Settings, machine: Rented, way: Way, setup: str) -> Diagnosis:
+    """The configuration leads elsewhere, or nowhere: then it only says the alias again."""
+    alias = alias_for(settings, machine)
+    there = f"and {machine.name or machine.id} is at {machine.ip}"
+    if way.leads_to in ("", alias.lower(), alias):
+        cause = "setup-ssh was not done on this computer, or its block is gone from the configuration"
+        return Diagnosis("ssh does not know the machine", f"ssh {alias} leads nowhere, {there}", cause, setup)
+    cause = "the configuration is of another machine or time"
+    what = f"ssh {alias} leads to {way.leads_to}, {there}"
+    return Diagnosis("the address changed", what, cause, setup)
+
+
+def of_wrong_key(settings: Settings, machine: Rented, what: str, keys: tuple[SshKey, ...]) -> Diagnosis:
+    """The machine lets in another key than ssh offers; the right one may lie beside it."""
+    name, offered = machine.name or machine.id, identity_of(settings)
+    theirs = [key for key in keys if key.name in machine.ssh_keys]
+    known = ", ".join(machine.ssh_keys) or "none"
+    cause = f"the machine was launched with the key {known}, and ssh offers {offered}"
+    own = own_publics(settings)
+    right = next((own[key.public] for key in theirs if key.public in own), None)
+    if right is not None:
+        setup = own_line(settings, "setup-ssh", name, f"ssh.identity={right}")
+        return Diagnosis("the wrong ssh key", what, f"{cause}; it should be {right}", setup)
+    cause += f"; nobody here has it, so it has to be ended where it is, or here; {BILLED}"
+    return Diagnosis("the wrong ssh key", what, cause, own_line(settings, "terminate", name))

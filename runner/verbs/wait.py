@@ -6,9 +6,9 @@ from typing import Any
 from runner.errors import CheckFailed, RunnerError, TryLater, UsageError
 from runner.facts.fact import Asking, Pause, Record
 from runner.facts.lambda_cloud import FAILED, Rented
-from runner.facts.probe import Cuda, Reach, ask_cuda, ask_reach
+from runner.facts.probe import Cuda, Reach, ask_cuda, ask_reach, is_cuda_wanted
 from runner.plan.settings import Settings
-from runner.verbs.launch import own_line
+from runner.verbs.own_line import own_line
 from runner.verbs.rented import Seen, alias_for, find, look_and_record
 
 POLL_S = 5.0
@@ -109,8 +109,7 @@ def look_inside(settings: Settings, boot: Boot, now: float) -> Asking[Boot]:
         return replace(boot, reach=reach)
     reached_at = boot.reached_at if boot.reached_at is not None else now
     boot = replace(boot, reach=reach, reached_at=reached_at)
-    cuda_is_wanted = settings.instance.cuda or settings.instance.is_local  # local: nothing was said of it
-    if not cuda_is_wanted or machine.type.startswith("cpu_"):
+    if not is_cuda_wanted(settings, machine):
         return boot
     cuda: Cuda = yield ask_cuda(settings, machine)
     return replace(boot, cuda=cuda)
