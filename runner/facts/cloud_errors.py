@@ -60,7 +60,12 @@ TOLD = {
     "global/internal-error": Told(Unreachable, ("Try again in a minute.", STATUS)),
     "global/unknown": Told(Unreachable, ("Try again in a minute.", STATUS)),
     "instance-operations/launch/insufficient-capacity": Told(
-        TryLater, (NOTHING_RENTED, "Wait for a free one: wait_for_capacity=2h", "Others: action=available")
+        TryLater,
+        (
+            NOTHING_RENTED,
+            "Wait for a free one: wait_for_capacity=2h",
+            "Others: python -m runner action=available",
+        ),
     ),
     "instance-operations/launch/file-system-in-wrong-region": Told(
         UsageError, (NOTHING_RENTED, "A filesystem is mounted in its own region only: instance.regions=[…]")

@@ -11,6 +11,7 @@ from runner.errors import RunnerError, TryLater, Unreachable
 from runner.facts.cloud_errors import (
     CAPACITY,
     DEFINITE_REFUSALS,
+    TOLD,
     WRONG_REGION,
     cloud_error,
     envelope,
@@ -86,10 +87,7 @@ def launching(attempts: tuple[Step, ...], digest: str, patience_s: float) -> Ask
                 return launch
         waited = (yield Now()) - started
         if waited >= patience_s:
-            if not launch.in_doubt and not any(sent.seconds for sent in launch.sent.values()):
-                yield nothing_came(
-                    launch, attempts[-1], CAPACITY
-                )  # nothing was sent, and doctor may be asked
+            yield from nothing_was_free(launch)
             return launch
         left = min(CAPACITY_POLL_S, patience_s - waited)
         what = ", ".join(dict.fromkeys(step.offer.type for step in attempts if step.offer))
@@ -107,6 +105,17 @@ def free_now(base: str) -> Asking[dict[tuple[str, str], float] | None]:
     except RunnerError:
         return None
     return {(kind.name, region): kind.usd_per_hour for kind in types for region in kind.regions}
+
+
+def nothing_was_free(launch: Launch) -> Asking[None]:
+    """Where the catalogue ruled out every attempt, say once what that means, and let doctor know."""
+    *_, last = launch.result()
+    if launch.in_doubt or any(sent.seconds for sent in launch.result()):
+        return
+    assert last.error is not None and last.step.attempt is not None
+    told = TryLater(last.error.message, *TOLD[CAPACITY].hints)
+    launch.sent[last.step.attempt] = Sent(last.step, 0.0, told)
+    yield nothing_came(launch, last.step, CAPACITY)
 
 
 def try_offer(launch: Launch, step: Step, prices: dict[tuple[str, str], float] | None) -> Asking[bool]:

@@ -121,7 +121,9 @@ def launch_line(settings: Settings, refusal: Refusal, *more: str) -> str:
     """The launch again; where no instance was typed now, the one that is called like the type."""
     alias = alias_of(refusal.name)
     known = {f.stem for folder in settings.paths.conf for f in (folder / "instance").glob("*.yaml")}
-    if settings.instance.is_local and refusal.type in known:
+    if settings.instance.is_local:
+        if refusal.type not in known:
+            return own_line(settings, "available")
         more = (f"instance={refusal.type}", *more)
     return own_line(settings, "launch", alias, *more)
 
