@@ -3,7 +3,7 @@
 import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from runner import config as schema
+from runner.composing import composed
 from runner.config import CONF
 from runner.errors import UsageError, choices
 
@@ -100,15 +101,12 @@ def escape_interpolation(text: str) -> str:
 
 def compose_config(typed: Typed, cwd: Path, config_dir: Path | None = None) -> DictConfig:
     """The composed configuration, typed values included. UsageError says which override is wrong."""
-    from hydra import compose, initialize_config_dir
-
-    check_grammar(typed.grammar)
-    check_single(typed.grammar)
+    overrides = parsed(typed.grammar)
+    check_single(overrides)
     check_choices(typed.grammar, conf_folders(config_dir))
     extra = [f"hydra.searchpath=[{in_grammar('', str(config_dir))[1:]}]"] if config_dir else []
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = compose("config", [*typed.grammar, *extra])
+        config = composed(overrides, parsed(extra))
     except Exception as error:
         raise explained(error, typed.grammar) from error
     for key, text in typed.verbatim:
@@ -128,26 +126,26 @@ def group_choices(group: str, folders: tuple[Path, ...]) -> list[str]:
     return sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
 
 
-def check_grammar(overrides: tuple[str, ...]) -> None:
-    """UsageError for what Hydra's grammar cannot read, with the quoted form that it can."""
+def parsed(overrides: Sequence[str]) -> list[Any]:
+    """The overrides by Hydra's grammar. UsageError for what it cannot read, with the form that it can."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
     parser = OverridesParser.create()
+    found = []
     for override in overrides:
         try:
-            parser.parse_override(override)
+            found += parser.parse_overrides([override])
         except HydraException as error:
             raise UsageError(f"Hydra's grammar cannot read {override!r}", *quoted(override)) from error
         if override.startswith("="):
             raise UsageError(f"{override!r} has no key", *quoted(override))
+    return found
 
 
-def check_single(overrides: tuple[str, ...]) -> None:
+def check_single(overrides: Sequence[Any]) -> None:
     """UsageError for several values where one is meant (a comma reads as a sweep, too), or for none."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
+    for override in overrides:
         typed, key = override.input_line or "", override.key_or_group
         if override.is_sweep_override():
             hint = "To run them all: -m"
@@ -201,14 +199,11 @@ def explained(error: Exception, overrides: tuple[str, ...]) -> UsageError:
 
 def unknown_key(key: str, overrides: tuple[str, ...]) -> UsageError:
     """The message for a key that is nowhere in the configuration."""
-    from hydra import compose, initialize_config_dir
-
     groups = [o for o in overrides if o.partition("=")[0] in GROUPS]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        try:
-            known = list(flat_keys(compose("config", groups)))
-        except Exception:  # a phase of --config-dir: the schema alone will do
-            known = list(flat_keys(OmegaConf.structured(schema.RunnerConf)))
+    try:
+        known = list(flat_keys(composed(parsed(groups))))
+    except Exception:  # a phase of --config-dir: the schema alone will do
+        known = list(flat_keys(OmegaConf.structured(schema.RunnerConf)))
     hint = choices(key, (*known, *GROUPS), "Keys")
     short = hint if len(hint) > 1 else (f"Keys: {', '.join(k for k in known if '.' not in k)}",)
     args = re.fullmatch(r"(phase\.jobs\.\w+\.(?:args|env)\.\S+)", key)

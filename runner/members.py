@@ -6,7 +6,7 @@ a member 1 to 2 ms, most of it for parsing its interpolations.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -17,11 +17,11 @@ from omegaconf import DictConfig
 from runner.compose import (
     GROUPS,
     Typed,
-    check_grammar,
     compose_config,
     conf_folders,
     explained,
     group_choices,
+    parsed,
 )
 from runner.errors import RunnerError, UsageError
 from runner.freeze import job_of, settings
@@ -60,9 +60,9 @@ def load_sweep(
 ) -> Sweep:
     """The sweep of one command line. UsageError that lists all invalid members together, if there are any."""
     typed = Typed.of(arguments)
-    check_grammar(typed.grammar)
+    overrides = parsed(typed.grammar)
     refuse_verbatim(typed)
-    axes = axes_of(typed.grammar, conf_folders(config_dir))
+    axes = axes_of(overrides, conf_folders(config_dir))
     found = list(Composer(typed, axes, cwd, config_dir).members())
     invalid = [(overrides, made) for overrides, made in found if isinstance(made, RunnerError)]
     if invalid:
@@ -98,12 +98,10 @@ def never(key: str) -> UsageError:
     )
 
 
-def axes_of(overrides: tuple[str, ...], folders: tuple[Path, ...]) -> tuple[Axis, ...]:
-    """The overrides taken apart by Hydra's grammar: a list, `choice()`, `range()` and `glob()` are swept."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
+def axes_of(overrides: Sequence[Any], folders: tuple[Path, ...]) -> tuple[Axis, ...]:
+    """The overrides taken apart: a list, `choice()`, `range()` and `glob()` are swept."""
     axes = []
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
+    for override in overrides:
         key = override.get_key_element()
         if not override.is_sweep_override():
             axes.append(Axis(key, (f"{key}={override.get_value_element_as_str()}",), False, False))

@@ -74,13 +74,18 @@ def parsed(source: str) -> ast.Module | None:
         return None
 
 
-def modules_in(tree: ast.AST) -> Iterator[str]:
-    """All modules imported anywhere below."""
-    for node in ast.walk(tree):
+def modules_in(tree: ast.Module) -> Iterator[str]:
+    """All modules imported anywhere below. Statements stand only in other statements, handlers and cases."""
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             yield node.module
+        for block in ("body", "orelse", "finalbody", "handlers", "cases"):
+            below = getattr(node, block, ())
+            waiting += below if isinstance(below, list) else ()
 
 
 def script_imports(script: Path, phase_folder: Path) -> Imports:

@@ -17,13 +17,13 @@ LAYERS = (
     ("runner.plan",),
     ("runner.facts",),
     ("runner.executors",),
-    ("runner.config", "runner.compose", "runner.freeze"),
+    ("runner.config", "runner.composing", "runner.compose", "runner.freeze"),
     ("runner.verbs",),
     ("runner.view",),
     ("runner.world",),
     ("runner",),  # cli, consent, hydra_flags, and what stands beside them
 )
-# config, compose and freeze turn words into Settings: beside the facts, and used by nothing below the top.
+# These four turn words into Settings: beside the facts, and used by nothing below the top.
 MAY_ACT = ("runner.world", "runner.cli", "runner.consent", "runner.hydra_flags")
 EFFECTS = {
     "subprocess",
