@@ -6,6 +6,7 @@ RunnerError
 ├── Unreachable     69   the cloud or the machine does not answer
 ├── TryLater        75   no capacity, or rate limited
 ├── Refused         77   a guard said no, or a digest names another plan
+├── NeverStarted    the code of the step that failed before the job could start
 └── Bug             70   a mistake of ours
 """
 
@@ -52,6 +53,14 @@ class Refused(RunnerError):
     """A guard said no; nothing was done."""
 
     exit_code = 77
+
+
+class NeverStarted(RunnerError):
+    """A run whose job was not reached; nothing of it is anywhere."""
+
+    def __init__(self, exit_code: int, message: str, *hints: str) -> None:
+        super().__init__(message, *hints)
+        self.exit_code = exit_code
 
 
 class Bug(RunnerError):

@@ -83,7 +83,8 @@ until [ -e "$here"/exit_code ]; do
   sleep $pause; at=$(size)
   {stream} | tee -ia "$here"/log
   how=(${{PIPESTATUS[@]}})
-  [ ${{how[0]}} != 66 ] || {{ echo "$alias holds no such run: $here" >&2; exit 69; }}
+  [ ${{how[0]}} != 66 ] || {{
+    [ -s "$here"/log ] || rm "$here"/log; echo "$alias holds no such run: $here" >&2; exit 69; }}
   if [ ${{how[0]}} = 0 ] && exec 8< <(sum <"$here"/log) && said=$({ended}); then
     set -- $said; read -r sum <&8
     if [ "$2" = "$(size)" ] && [ "$3" = "$sum" ]; then

@@ -83,6 +83,26 @@ def plan_in(folder: Path) -> dict[str, object]:
     return plan if isinstance(plan, dict) else {}
 
 
+@dataclass(frozen=True)
+class FailedStep:
+    """The step that kept a run's job from starting: how it ended, and its last words."""
+
+    name: str
+    exit_code: int
+    last_lines: tuple[str, ...]
+
+
+def failed_before_start(folder: Path) -> FailedStep | None:
+    """Why a run has no log; None where its job was reached, or where nobody knows."""
+    try:
+        result = json.loads((folder / "result.json").read_text())
+        step, said = result["steps"][-1], result.get("last_lines", ())
+        failed = FailedStep(str(step["name"]), int(step["exit_code"]), tuple(map(str, said)))
+        return None if result["log"] or not failed.exit_code else failed
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+
+
 def exit_code_in(folder: Path) -> int | None:
     """The job's exit code as it is known here, None before the run ended."""
     try:

@@ -136,7 +136,7 @@ class Plan:
 
     `basis` holds the facts the steps rest on (name, value): when one changes, so does the digest.
     `reason` says why there is nothing to do, or why it is `refused`. `details` (label, text),
-    `notes`, `monitor` and `then` (what to type after success) are for the reader alone.
+    `notes`, `monitor`, `arguments` and `then` (what to type after success) are for the reader alone.
     For `patience_s` attempts that found nothing free are repeated.
     """
 
@@ -158,6 +158,7 @@ class Plan:
     then: str | None = None
     members: tuple[Member, ...] = ()
     results: str | None = None  # the folder in which the members of a sweep leave theirs
+    arguments: tuple[str, ...] = ()  # what was typed for a run, to type it again
 
     @property
     def digest(self) -> str:

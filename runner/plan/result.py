@@ -70,6 +70,8 @@ class PlanResult:
             "log": self.log,
             "artifacts": list(self.artifacts),
         }
+        if self.last_lines:
+            document["last_lines"] = [line.decode(errors="replace") for line in self.last_lines]
         if self.members is not None:
             failed = [{"member": f.number, "error": f.error} for f in self.members.failed]
             document["members"] = {"finished": self.members.num_finished, "failed": failed}

@@ -10,7 +10,15 @@ from typing import Any
 
 from runner.errors import UsageError
 from runner.facts.fact import Asking
-from runner.facts.health import Seen, ask_health, exit_code_in, plan_in, tail_of
+from runner.facts.health import (
+    FailedStep,
+    Seen,
+    ask_health,
+    exit_code_in,
+    failed_before_start,
+    plan_in,
+    tail_of,
+)
 from runner.facts.run import RunState
 from runner.plan.route import Route
 from runner.plan.settings import LOCAL, DoctorRule, Settings
@@ -62,6 +70,9 @@ class Evidence:
     exit_code: int | None
     metrics: str = ""
     seen: Seen | None = None
+    instance_type: str | None = None
+    arguments: tuple[str, ...] = ()  # with which the run was started
+    failed_step: FailedStep | None = None  # before the job
 
     def argument(self, *names: str) -> tuple[str, str] | None:
         """The first of these arguments that the job was started with, and its value."""
@@ -75,15 +86,22 @@ class Evidence:
         return self.typed(f"action={self.action}", *overrides)
 
     def typed(self, *overrides: str) -> str:
-        """A command line for the same phase, research log and machine."""
-        keys = {word.partition("=")[0] for word in overrides} | {"action", "run", "lines", "command"}
-        rest = [word for word in self.settings.typed if word.partition("=")[0] not in keys]
+        """A command line for the same phase, research log and machine, as the run was started."""
+        typed_now = {key_of(word) for word in self.settings.typed}
+        typed_then = [word for word in self.arguments if key_of(word) not in typed_now]
+        replaced = {key_of(word) for word in overrides} | {"action", "run", "lines", "command"}
+        rest = [word for word in (*self.settings.typed, *typed_then) if key_of(word) not in replaced]
         return f"{self.settings.program} {shlex.join([*rest, *overrides])}"
 
     def line(self, pattern: str) -> str | None:
         """The last line of the log in which the pattern is."""
         found = [line for line in self.log.splitlines() if re.search(pattern, line)]
         return found[-1].strip()[:300] if found else None
+
+
+def key_of(word: str) -> str:
+    """The key of an override, however it was added."""
+    return word.lstrip("+").partition("=")[0]
 
 
 @dataclass(frozen=True)
@@ -117,7 +135,7 @@ def smaller(evidence: Evidence) -> str:
 
 def larger(evidence: Evidence) -> str:
     """The next larger GPU."""
-    now = evidence.settings.instance.choice
+    now = evidence.instance_type or evidence.settings.instance.choice
     place = LARGER.index(now) + 1 if now in LARGER else 0
     return evidence.typed("action=up", f"instance={LARGER[min(place, len(LARGER) - 1)]}")
 
@@ -195,6 +213,21 @@ def hangs(evidence: Evidence) -> str | None:
     return f"no output for {(seen.silent_s or 0) // 60} min, GPU at 0 %" if not seen.gpu_percent else None
 
 
+def never_started(evidence: Evidence) -> str | None:
+    """The last words of a step that failed before the job."""
+    step = evidence.failed_step
+    if step is None:
+        return None
+    said = step.last_lines[-1].strip()[:300] if step.last_lines else "without a word"
+    return f"its step {step.name} ended with exit code {step.exit_code}: {said}"
+
+
+def stopped(evidence: Evidence) -> str | None:
+    """Ended from outside, and politely."""
+    code = ended_with(evidence)
+    return f"exit code {code}" if code in (130, 143) else None
+
+
 def failed(evidence: Evidence) -> str | None:
     """The last words of a job that failed."""
     code = ended_with(evidence)
@@ -248,6 +281,19 @@ RULES = (
         "its processes wait for something that does not come, and the machine is paid for meanwhile",
         lambda evidence: evidence.typed("action=stop", f"run={evidence.run.partition('-')[0]}"),
     ),
+    Rule(
+        "the job never started",
+        never_started,
+        "a step before it failed; nothing of this run is on the machine",
+        lambda evidence: evidence.again(),
+        fallback=True,
+    ),
+    Rule(
+        "the run was stopped",
+        stopped,
+        "somebody ended it: action=stop, Ctrl-C, or a TERM of the machine's own",
+        lambda evidence: evidence.again(),
+    ),
     Rule("the job failed", failed, "the script's own error; its last lines say more", see_log, fallback=True),
 )
 
@@ -299,17 +345,21 @@ def evidence_of(settings: Settings, folder: Path, seen: Seen | None = None) -> E
     plan = plan_in(folder)
     steps = plan.get("steps")
     commands = [str(step.get("command", "")) for step in steps] if isinstance(steps, list) else []
-    instance = plan.get("instance")
+    instance, arguments = plan.get("instance"), plan.get("arguments")
+    failed_step = failed_before_start(folder)
     return Evidence(
         settings=settings,
         run=folder.name,
         action=folder.name.partition("-")[2],
         command="\n".join(commands),
         is_local=isinstance(instance, dict) and instance.get("provider") == LOCAL,
-        log=tail_of(folder / "log"),
+        log="\n".join(failed_step.last_lines) if failed_step else tail_of(folder / "log"),
         exit_code=exit_code_in(folder),
         metrics=tail_of(folder.parent.parent / "metrics.jsonl"),
         seen=seen,
+        instance_type=instance.get("type") if isinstance(instance, dict) else None,
+        arguments=tuple(map(str, arguments)) if isinstance(arguments, list) else (),
+        failed_step=failed_step,
     )
 
 

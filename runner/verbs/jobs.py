@@ -78,6 +78,7 @@ def planned(settings: Settings, declared: Job, work_of: Callable[[RunPaths], Wor
         artifacts=phase.artifacts,
         members=work.members,
         results=work.results,
+        arguments=settings.typed,
     )
     return tested(plan, settings, phase)
 

@@ -1,12 +1,14 @@
 """run, logs, stop: one command on the machine, and what can be done with a run that was started."""
 
 import json
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from runner.errors import Unreachable, UsageError, choices
+from runner.errors import NeverStarted, Unreachable, UsageError, choices
 from runner.executors.base import Executor, Submission
 from runner.facts.fact import Asking
+from runner.facts.health import failed_before_start
 from runner.facts.research_log import RunPaths, find_run, next_run, run_names
 from runner.facts.run import RunState, RunStatus
 from runner.plan.command import sh
@@ -36,6 +38,7 @@ def run(settings: Settings) -> Asking[Plan]:
         run_folder=str(here),
         details=(("command", settings.command),),
         monitor=sh("tail", "-f", settings.paths.shown(here / "log")).text,
+        arguments=settings.typed,
     )
 
 
@@ -62,6 +65,7 @@ def logs(settings: Settings) -> Asking[Plan]:
     """Show the log of a run until it ends, or its last lines; works on what is here where nobody answers."""
     yield from ()
     started = started_run(settings)
+    check_started(settings, started)
     steps = executor_for(settings, started).logs(paths_of(settings, started), settings.lines)
     return Plan(
         action="logs",
@@ -70,6 +74,22 @@ def logs(settings: Settings) -> Asking[Plan]:
         phase=phase_of(settings, started),
         steps=steps,
         run=started.name,
+    )
+
+
+def check_started(settings: Settings, started: Started) -> None:
+    """NeverStarted for a run that has no log anywhere, because a step before its job failed."""
+    failed = failed_before_start(started.folder)
+    if failed is None or (started.folder / "log").exists():
+        return
+    again = [word for word in settings.typed if not word.startswith(("action=", "run=", "lines="))]
+    words = shlex.join([*again, "action=doctor", f"run={started.name.partition('-')[0]}"])
+    raise NeverStarted(
+        failed.exit_code,
+        f"{started.name} never started, so it has no log: its step {failed.name} ended with exit code "
+        f"{failed.exit_code}",
+        *(f"  {line}" for line in failed.last_lines),
+        f"What to do about it: {settings.program} {words}",
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.facts.fact import Asking
+from runner.facts.health import failed_before_start
 from runner.facts.lambda_cloud import Rented, terminate_request
 from runner.facts.ledger import Machine
 from runner.facts.machine import HeldFile, HeldRun, Holdings, ask_holdings, is_here
@@ -170,7 +171,8 @@ def runs_not_found(settings: Settings, seen: Seen, machine: Rented, held: Holdin
     if known is None:
         return []
     root, there = settings.paths.root, {run.folder for run in held.runs}
-    folders = (p.parent for p in recorded_runs(settings, machine, known.since) if (p.parent / "log").exists())
+    recorded = (p.parent for p in recorded_runs(settings, machine, known.since))
+    folders = (f for f in recorded if (f / "log").exists() and not failed_before_start(f))
     return [name for f in folders if (name := str(f.relative_to(root))) not in there]
 
 

@@ -21,6 +21,8 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "monitor": plan.monitor,
         "steps": [step.document() for step in plan.steps],
     }
+    if plan.arguments:
+        document["arguments"] = list(plan.arguments)
     if plan.members:
         document["members"] = [member.document() for member in plan.members]
         document["results"] = plan.results

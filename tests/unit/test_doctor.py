@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from runner.errors import UsageError
+from runner.errors import NeverStarted, UsageError
 from runner.facts.fact import Result
 from runner.facts.health import Seen, read_health
 from runner.facts.run import RunState
 from runner.freeze import load
 from runner.verbs.doctor import Diagnosis, diagnose, evidence_of
+from runner.verbs.runs import logs
 
 OOM = (
     "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of "
@@ -166,3 +167,57 @@ def test_the_machines_words_are_read() -> None:
     assert (seen.state, seen.silent_s, seen.disk_percent) == (RunState.RUNNING, 700, 98)
     assert (seen.gpu_percent, seen.oom_line) == (35, KILLED)
     assert read_health(Result(255)) is None
+
+
+def test_what_mends_a_run_is_typed_as_the_run_was(tmp_path: Path) -> None:
+    typed = ["phase=phase12", "action=train", "instance=gpu_1x_a10", "+phase.jobs.train.args.extra=1"]
+    folder = run_folder(tmp_path, OOM, command="--batch_size=8", arguments=[*typed, "batch_size=8"])
+    log = f"paths.research_log={tmp_path / 'research-log'}"
+    settings = load(["action=doctor", log], tmp_path)
+    (diagnosis,) = diagnose(evidence_of(settings, folder))
+    assert {*typed, log, "batch_size=4"} <= set(words_of(diagnosis))
+    assert not {"batch_size=8", "action=doctor"} & set(words_of(diagnosis))
+
+
+def test_the_next_larger_machine_is_larger_than_the_one_of_the_run(tmp_path: Path) -> None:
+    machine = {"name": "lambda", "provider": "lambda", "type": "gpu_1x_a100_sxm4"}
+    diagnosis = only(tmp_path, run_folder(tmp_path, OOM, command="--batch_size=1", instance=machine))
+    assert "instance=gpu_1x_h100_pcie" in words_of(diagnosis)
+
+
+def failed_setup(folder: Path, *lines: str) -> Path:
+    (folder / "log").unlink()
+    steps = [{"name": "sync", "exit_code": 0}, {"name": "setup", "exit_code": 69}]
+    result = {"exit_code": 69, "log": None, "steps": steps, "last_lines": lines}
+    (folder / "result.json").write_text(json.dumps(result))
+    return folder
+
+
+def test_a_run_that_never_started_is_told_by_the_words_of_the_step_that_failed(tmp_path: Path) -> None:
+    folder = failed_setup(run_folder(tmp_path, "", exit_code=None), "uv could not be installed")
+    diagnosis = only(tmp_path, folder)
+    assert diagnosis.symptom == "the job never started"
+    assert diagnosis.evidence == "its step setup ended with exit code 69: uv could not be installed"
+    assert "action=train" in words_of(diagnosis)
+
+
+def test_what_a_rule_knows_is_also_found_in_the_words_of_an_earlier_step(tmp_path: Path) -> None:
+    line = "cp: error writing 'x': No space left on device"
+    folder = failed_setup(run_folder(tmp_path, "", exit_code=None), line)
+    assert [d.symptom for d in found(tmp_path, folder)] == ["disk full"]
+
+
+def test_the_log_of_a_run_that_never_started_is_not_waited_for(tmp_path: Path) -> None:
+    failed_setup(run_folder(tmp_path, "", exit_code=None), "uv could not be installed")
+    log = f"paths.research_log={tmp_path / 'research-log'}"
+    settings = load(["phase=phase12", "action=logs", log], tmp_path)
+    with pytest.raises(NeverStarted, match="step setup") as raised:
+        next(logs(settings))
+    assert raised.value.exit_code == 69
+    assert any("action=doctor" in hint for hint in raised.value.hints)
+
+
+def test_a_run_that_was_stopped_has_no_error_of_its_own(tmp_path: Path) -> None:
+    diagnosis = only(tmp_path, run_folder(tmp_path, "step 9\n", exit_code=143))
+    assert diagnosis.symptom == "the run was stopped"
+    assert "action=train" in words_of(diagnosis)
