@@ -156,6 +156,9 @@ def show_report(report: Any, output: str, paint: Any) -> None:
         show_drawn(report, document, output, paint)
     else:
         print(to_json(document) if output == "json" else report_text(report, paint))
+    sys.stdout.flush()
+    for problem in getattr(report, "problems", ()):
+        print(f"warning: {problem}", file=sys.stderr)
 
 
 def show_drawn(report: Any, document: dict[str, Any], output: str, paint: Any) -> None:

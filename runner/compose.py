@@ -3,7 +3,7 @@
 import os
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from runner import config as schema
 from runner.composing import composed
-from runner.config import CONF
+from runner.config import CHECKOUT, CONF, GROUPS, group_choices
 from runner.errors import UsageError, choices
-
-GROUPS = ("phase", "instance", "generation")
 
 # What stands behind these keys is taken as typed: it never passes through Hydra's grammar, which
 # would refuse `~`, `>=` and spaces, and reads an id such as 12e4… as a number.
@@ -101,14 +98,17 @@ def escape_interpolation(text: str) -> str:
 
 def compose_config(typed: Typed, cwd: Path, config_dir: Path | None = None) -> DictConfig:
     """The composed configuration, typed values included. UsageError says which override is wrong."""
+    folders = conf_folders(config_dir)
     overrides = parsed(typed.grammar)
     check_single(overrides)
-    check_choices(typed.grammar, conf_folders(config_dir))
+    check_choices(typed, folders, cwd)
     extra = [f"hydra.searchpath=[{in_grammar('', str(config_dir))[1:]}]"] if config_dir else []
     try:
         config = composed(overrides, parsed(extra))
     except Exception as error:
-        raise explained(error, typed.grammar) from error
+        from runner.mistakes import explained
+
+        raise explained(error, typed.grammar, folders, cwd) from error
     for key, text in typed.verbatim:
         set_verbatim(config, key, text, cwd)
     return config
@@ -119,11 +119,6 @@ def conf_folders(config_dir: Path | None) -> tuple[Path, ...]:
     if config_dir is not None and not config_dir.is_dir():
         raise UsageError(f"--config-dir {config_dir}: there is no such folder")
     return (CONF, config_dir) if config_dir else (CONF,)
-
-
-def group_choices(group: str, folders: tuple[Path, ...]) -> list[str]:
-    """The names of the files of conf/<group>/, sorted."""
-    return sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
 
 
 def parsed(overrides: Sequence[str]) -> list[Any]:
@@ -150,8 +145,20 @@ def check_single(overrides: Sequence[Any]) -> None:
         if override.is_sweep_override():
             hint = "To run them all: -m"
             raise UsageError(f"{typed!r} is a sweep over several values", hint, *quoted(typed))
-        if override.is_delete() and key in schema.RunnerConf.__dataclass_fields__ and key not in GROUPS:
-            raise UsageError(f"~{key}: the runner needs this key", f"To give it another value: {key}=…")
+        if override.is_delete():
+            check_delete(key)
+        if override.is_add() and key in GROUPS:
+            raise UsageError(f"{typed}: {key} takes no plus", f"Type: {shlex.quote(typed.lstrip('+'))}")
+
+
+def check_delete(key: str) -> None:
+    """UsageError for taking away what the runner needs; only names of the person's own can go."""
+    from runner.wanted import is_section_key
+
+    if key in GROUPS:
+        raise UsageError(f"~{key}: a choice is not taken away; leave {key}=… out, or give another")
+    if is_section_key(key):
+        raise UsageError(f"~{key}: the runner needs this key", f"To give it another value: {key}=…")
 
 
 def quoted(override: str) -> tuple[str, ...]:
@@ -170,61 +177,25 @@ def quoted(override: str) -> tuple[str, ...]:
     return (f"To give it exactly this text, type: {shlex.quote(works)}",)
 
 
-def check_choices(overrides: tuple[str, ...], folders: tuple[Path, ...]) -> None:
+def check_choices(typed: Typed, folders: tuple[Path, ...], cwd: Path) -> None:
     """UsageError for a file that a group does not have, with the near matches."""
-    for override in overrides:
+    for override in typed.grammar:
         group, _, choice = override.lstrip("+").partition("=")
         known = group_choices(group, folders) if group in GROUPS else []
         swept = not re.fullmatch(r"[\w.-]*", choice)
-        if group in GROUPS and not swept and choice != "null" and choice not in known:
-            raise UsageError(
-                f"{group}={choice}: there is no such {group}", *choices(choice, known, "Choices")
-            )
+        if group in GROUPS and not swept and choice not in known:
+            from runner.mistakes import unknown_choice
 
-
-def explained(error: Exception, overrides: tuple[str, ...]) -> UsageError:
-    """What Hydra or OmegaConf says, in one message that names the override or the file."""
-    text = str(error)
-    cause = error.__cause__ or error
-    if match := re.search(r"Could not override '([^']*)'", text):
-        return unknown_key(match[1], overrides)
-    if match := re.search(r"Error merging override (.*)", text, re.DOTALL):
-        return UsageError(f"{match[1]}: {str(cause).splitlines()[0]}")
-    if match := re.search(r"Key '([^']*)' not in '(\w+)'(?:\s+full_key: (\S+))?", text):
-        known = list(getattr(getattr(schema, match[2], None), "__dataclass_fields__", ()))
-        where = match[3] or match[1]
-        return UsageError(f"{where}: there is no such key", *choices(match[1], known, "Keys there"))
-    return UsageError("The configuration cannot be composed: " + " ".join(text.split())[:400])
-
-
-def unknown_key(key: str, overrides: tuple[str, ...]) -> UsageError:
-    """The message for a key that is nowhere in the configuration."""
-    groups = [o for o in overrides if o.partition("=")[0] in GROUPS]
-    try:
-        known = list(flat_keys(composed(parsed(groups))))
-    except Exception:  # a phase of --config-dir: the schema alone will do
-        known = list(flat_keys(OmegaConf.structured(schema.RunnerConf)))
-    hint = choices(key, (*known, *GROUPS), "Keys")
-    short = hint if len(hint) > 1 else (f"Keys: {', '.join(k for k in known if '.' not in k)}",)
-    args = re.fullmatch(r"(phase\.jobs\.\w+\.(?:args|env)\.\S+)", key)
-    more = (f"To add an argument that the YAML does not have: +{key}=…",) if args else ()
-    return UsageError(f"{key}: there is no such key", *(short[:1] if len(hint) > 1 else short), *more)
-
-
-def flat_keys(config: Any, prefix: str = "") -> Iterator[str]:
-    """All dotted keys of a configuration, inner nodes included."""
-    for key in config:
-        yield f"{prefix}{key}"
-        node = config._get_node(key)
-        if isinstance(node, DictConfig) and not node._is_none():
-            yield from flat_keys(node, f"{prefix}{key}.")
+            given = dict(typed.verbatim).get("paths.research_log")
+            log = absolute(given, cwd) if given else CHECKOUT / "research-log"
+            raise unknown_choice(group, choice, known, folders, log)
 
 
 def verbatim_values(key: str, text: str, cwd: Path) -> str | list[str] | None:
     """What was typed, as the value it means; typed paths are relative to the current folder."""
     if key in ("discard", "phase.deps"):
         return typed_list(text)
-    if text == "null":
+    if text == "null" and key != "confirm":
         return None
     if key.startswith("paths.") or key in ("ssh.config", "ssh.identity"):
         return str(absolute(text, cwd))
@@ -257,7 +228,9 @@ def set_verbatim(config: DictConfig, key: str, text: str, cwd: Path) -> None:
         if re.search(r"not in '|not found", str(error)):
             known = list(OmegaConf.select(config, parent) or config)
             raise UsageError(f"{key}: there is no such key", *choices(last, known, "Keys there")) from error
-        raise UsageError(f"{key}={text}: {str(error).splitlines()[0]}") from error
+        from runner.mistakes import wrong_value
+
+        raise wrong_value(f"{key}={text}", str(error)) from error
 
 
 def absolute(text: str, base: Path) -> Path:

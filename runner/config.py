@@ -11,6 +11,7 @@ from omegaconf import II, OmegaConf
 CHECKOUT = Path(__file__).resolve().parent.parent
 CONF = CHECKOUT / "conf"
 SHARED_VENV = "phase11-fractal-logic/.venv"
+GROUPS = ("phase", "instance", "generation")
 
 # Optional[...] rather than `| None`: OmegaConf 2.3 reads these annotations.
 
@@ -180,6 +181,11 @@ class RunnerConf:
     cloud: CloudConf = field(default_factory=CloudConf)
     ssh: SshConf = field(default_factory=SshConf)
     doctor: DoctorConf = field(default_factory=DoctorConf)
+
+
+def group_choices(group: str, folders: tuple[Path, ...]) -> list[str]:
+    """The names of the files of conf/<group>/, sorted."""
+    return sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
 
 
 def find_links() -> str | None:

@@ -11,8 +11,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from runner.compose import GROUPS, Typed, absolute, compose_config, conf_folders
-from runner.config import CHECKOUT, CONF, SHARED_VENV
+from runner.compose import Typed, absolute, compose_config, conf_folders
+from runner.config import CHECKOUT, CONF, GROUPS, SHARED_VENV, RunnerConf
 from runner.errors import UsageError, choices
 from runner.plan.plan import DIGEST
 from runner.plan.settings import (
@@ -29,6 +29,7 @@ from runner.plan.settings import (
     Ssh,
     Value,
 )
+from runner.wanted import keys_of, refuse_mismatch, type_at
 
 OUTPUTS = ("text", "json", "script")
 PROVIDERS = (LOCAL, "lambda")
@@ -52,14 +53,15 @@ def settings(
     config: DictConfig, cwd: Path, folders: tuple[Path, ...] = (CONF,), typed: tuple[str, ...] = ()
 ) -> Settings:
     """The frozen form of a composed configuration. UsageError for a value that cannot be meant."""
-    for section in (*GROUPS, "paths", "remote", "cloud", "ssh"):
-        if OmegaConf.is_interpolation(config, section):
+    for section in keys_of(RunnerConf):
+        if keys_of(type_at(section)) and OmegaConf.is_interpolation(config, section):
             raise UsageError(f"{section}: a whole section cannot be ${{…}}; its keys can")
     try:
         plain: dict[str, Any] = whole(OmegaConf.to_container(config, resolve=True))
     except OmegaConfBaseException as error:
         raise UsageError("The configuration cannot be resolved: " + str(error).splitlines()[0]) from error
     refuse_missing(plain)
+    refuse_mismatch(plain)
     chosen = choice_of(typed)
     return Settings(
         action=plain["action"],

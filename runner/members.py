@@ -15,14 +15,12 @@ from typing import Any
 from omegaconf import DictConfig
 
 from runner.compose import (
-    GROUPS,
     Typed,
     compose_config,
     conf_folders,
-    explained,
-    group_choices,
     parsed,
 )
+from runner.config import GROUPS, group_choices
 from runner.errors import RunnerError, UsageError
 from runner.freeze import job_of, settings
 from runner.plan.fold import SweptJob
@@ -197,7 +195,9 @@ class Composer:
         try:
             ConfigLoaderImpl._apply_overrides_to_config([self.parsed[word]], config)
         except HydraException as error:
-            self.wrong[word] = explained(error, (word,))
+            from runner.mistakes import explained
+
+            self.wrong[word] = explained(error, (word,), conf_folders(self.config_dir), self.cwd)
             raise self.wrong[word] from error
 
 

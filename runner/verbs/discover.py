@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import UsageError
+from runner.facts.declared import phase_files
 from runner.facts.fact import Asking
 from runner.facts.research_log import PhaseFolder, State, phase_folders
 from runner.plan.settings import Settings
@@ -23,11 +24,12 @@ class DiscoveredPhase:
 
 @dataclass(frozen=True)
 class Discovery:
-    """The report of `discover`."""
+    """The report of `discover`; `problems` are for the person, not for the data."""
 
     current: str | None
     next: str
     phases: tuple[DiscoveredPhase, ...]
+    problems: tuple[str, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """As runner.discover/1."""
@@ -68,21 +70,24 @@ def discover(settings: Settings) -> Asking[Discovery]:
     )
     current = phases[-1] if phases else None
     name = current.folder.name if current else None
-    return Discovery(name, what_next(current, settings), phases)
+    return Discovery(name, what_next(current, settings), phases, broken_files(settings))
 
 
 def declared_jobs(folders: tuple[Path, ...]) -> dict[str, tuple[str, tuple[str, ...]]]:
     """Phase folder → (its choice, its jobs), from the YAML files; an unreadable one declares nothing."""
-    import yaml
+    from runner.conf_file import declared
 
-    declared = {}
-    for file in (file for folder in folders for file in sorted((folder / "phase").glob("*.yaml"))):
-        try:
-            phase = yaml.safe_load(file.read_text())["phase"]
-            declared[str(phase["name"])] = (file.stem, tuple(phase.get("jobs") or ()))
-        except (yaml.YAMLError, OSError, KeyError, TypeError, AttributeError, UnicodeDecodeError):
-            continue
-    return declared
+    files = phase_files(folders)
+    return {name: (choice, jobs) for choice, file in files for name, jobs in declared(file)}
+
+
+def broken_files(settings: Settings) -> tuple[str, ...]:
+    """What is wrong with phase files, a line each: their phases have no jobs until it is mended."""
+    from runner.conf_file import problem_in
+
+    folders, cwd = settings.paths.conf, settings.paths.cwd
+    found = (problem_in(file, "phase", folders, cwd) for _, file in phase_files(folders))
+    return tuple(problem.message for problem in found if problem)
 
 
 def what_next(current: DiscoveredPhase | None, settings: Settings) -> str:

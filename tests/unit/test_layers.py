@@ -17,7 +17,15 @@ LAYERS = (
     ("runner.plan",),
     ("runner.facts",),
     ("runner.executors",),
-    ("runner.config", "runner.composing", "runner.compose", "runner.freeze"),
+    (
+        "runner.config",
+        "runner.wanted",
+        "runner.conf_file",
+        "runner.composing",
+        "runner.mistakes",
+        "runner.compose",
+        "runner.freeze",
+    ),
     ("runner.verbs",),
     ("runner.view",),
     ("runner.world",),
@@ -130,8 +138,9 @@ def test_functions_are_short_and_modules_say_what_they_are(path: Path) -> None:
 def test_heavy_packages_are_imported_where_they_are_used(path: Path) -> None:
     heavy = {"httpx", "fabric", "invoke", "paramiko", "rich", "yaml", "uv"}
     at_import = {module.split(".")[0] for module, eager in imports(path) if eager}
-    # an effect's own module is itself imported only when a plan is applied
-    own = {"runner.world.bash": {"invoke"}, "runner.world.http": {"httpx"}}
+    # an effect's own module is itself imported only when a plan is applied, and what looks into a YAML
+    # file's lines only when one is wrong, or for `discover`
+    own = {"runner.world.bash": {"invoke"}, "runner.world.http": {"httpx"}, "runner.conf_file": {"yaml"}}
     assert at_import & heavy <= own.get(name_of(path), set())
 
 

@@ -12,6 +12,8 @@ from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 from runner.compose import Typed, compose_config, in_grammar, typed_list
+from runner.conf_file import problem_in
+from runner.config import CONF, GROUPS
 from runner.errors import UsageError
 from runner.freeze import load
 from runner.plan.settings import Settings
@@ -73,6 +75,29 @@ MISTAKES = {
     "remote=${phase}": ("remote", "its keys can"),
     "batch_size=???": ("batch_size=???", "a value is wanted"),
     "+instance.overrides={a: 1}": ("instance.overrides.a", "a list of requirements"),
+    "phase=null": ("phase=null: the name of one is wanted", "leave phase= out", "Choices: "),
+    "instance=null": ("instance=null: the name of one is wanted", "Choices: "),
+    "confirm=null": ("confirm=null: neither false, true nor a plan's digest",),
+    "output=null": ("output=null: it must be a text",),
+    "+output=json": ("output is there already", "Type it without: output=json"),
+    "+phase.batch_size=9": ("phase.batch_size is there already", "Type it without: phase.batch_size=9"),
+    "+phase=phase1": ("phase takes no plus", "Type: phase=phase1"),
+    "~batch_size": ("~batch_size", "needs this key", "batch_size=…"),
+    "~batch_size=2": ("~batch_size", "needs this key"),
+    "~remote.root": ("~remote.root", "needs this key"),
+    "~phase": ("~phase", "leave phase=… out"),
+    "phase.jobs=3": ("phase.jobs=3: it must be a mapping", "entrypoint, args, env, fold"),
+    "phase.jobs.train=3": ("phase.jobs.train=3: it must be a section", "phase.jobs.train.entrypoint=…"),
+    "phase.artifacts=3": ("phase.artifacts=3: it must be a list such as [a, b]",),
+    "remote=7": ("remote=7: it must be a section with the keys root, venv, uv_install", "remote.root=…"),
+    "cloud=null": ("cloud=null: it must be a section", "cloud.base_url=…"),
+    "ssh=[1]": ("ssh=[1]: it must be a section",),
+    "lines=x": ("lines=x: it must be a whole number or null",),
+    "generation.temperature=hot": ("generation.temperature=hot: it must be a number",),
+    "require_preflight=maybe": ("it must be true or false",),
+    "doctor=${phase}": ("doctor", "its keys can"),
+    "phase.preflight=${ssh}": ("phase.preflight comes to", "it must be a section"),
+    "hydra/launcher=nope": ("hydra/launcher=nope: there is no such hydra/launcher", "Choices: basic"),
     "paths.venv=/a:b": ("paths.venv", "colon"),
     "paths.research_log=/tmp/-log": ("paths.research_log", "dash"),
     "paths.research_log=/nonexistent": ("/nonexistent",),
@@ -83,7 +108,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize("typed", MISTAKES)
 def test_a_mistake_gets_one_message_that_helps(typed: str, research_log: Lab, runner_here: Runner) -> None:
-    research_log.add_phase(args={"text": "x", "ckpt": "x"})
+    research_log.add_phase(args={"text": "x", "ckpt": "x"}, batch_size=2)
     done = runner_here("phase=phase1", "action=train", *research_log.args, typed)
     assert done.exit_code == 64, done
     for words in MISTAKES[typed]:
@@ -126,7 +151,48 @@ YAML_MISTAKES: dict[str, tuple[str, tuple[str, ...]]] = {
         ("nope",),
     ),
     "batch size": ('{"phase": {"name": "phase1-test", "batch_size": 0}}', ("batch_size=0",)),
-    "not a mapping": ("[1, 2]", ("phase1",)),
+    "instance near": (
+        '{"defaults": [{"override /instance": "gpu_1x_a11"}], "phase": {"name": "phase1-test"}}',
+        ("phase1.yaml:2: ", "override /instance: gpu_1x_a11", "Did you mean gpu_1x_a10", "Choices: "),
+    ),
+    "unknown group": (
+        '{"defaults": [{"override /instnce": "local"}], "phase": {"name": "phase1-test"}}',
+        ("phase1.yaml:2: ", "there is no such group", "Did you mean instance?"),
+    ),
+    "no override": (
+        '{"defaults": [{"/instance": "local"}], "phase": {"name": "phase1-test"}}',
+        ("phase1.yaml:2: ", "Write: override /instance: local"),
+    ),
+    "defaults as a mapping": (
+        '{"defaults": {"override /instance": "local"}, "phase": {"name": "phase1-test"}}',
+        ("phase1.yaml:2: defaults: a list is wanted",),
+    ),
+    "key that is a boolean": (
+        "phase:\n  name: phase1-test\n  jobs: {train: {entrypoint: train.py, args: {yes: 1}}}",
+        ("phase1.yaml:4: phase.jobs.train.args.yes", "true or false", 'Put it in quotes: "yes":'),
+    ),
+    "key that is a number": (
+        "phase:\n  name: phase1-test\n  jobs: {train: {entrypoint: train.py, env: {1: 1}}}",
+        ("phase1.yaml:4: phase.jobs.train.env.1", "a number", 'Put it in quotes: "1":'),
+    ),
+    "key twice": ("phase: {name: phase1-test}\nphase: {}", ("phase1.yaml:3: phase is there twice",)),
+    "key on top": ("phase: {name: phase1-test}\njobs: {}", ("phase1.yaml:3: jobs: there is no such key",)),
+    "job as a text": (
+        "phase: {name: phase1-test, jobs: {train: train.py}}",
+        ("phase1.yaml:2: phase.jobs.train: it must be a section with the keys entrypoint",),
+    ),
+    "jobs as a list": ("phase: {name: phase1-test, jobs: [train]}", ("phase1.yaml:2: phase.jobs: it must",)),
+    "a tab": ("phase:\n\tname: phase1-test", ("phase1.yaml:3: this is no YAML",)),
+    "a byte that is no text": ("phase: {name: \udcff}", ("phase1.yaml:1: the file cannot be read",)),
+    "an alias in itself": (
+        "phase: &a {name: x, jobs: {train: {entrypoint: a, args: &b {c: *b}}}}",
+        ("phase1",),
+    ),
+    "a text for a number": (
+        "phase: {name: phase1-test, batch_size: eight}",
+        ("phase1.yaml:2: phase.batch_size: it must be a whole number or null",),
+    ),
+    "not a mapping": ("[1, 2]", ("phase1.yaml:2: a mapping is wanted",)),
     "empty": ("", ("phase=phase1", "phase.name")),
 }
 
@@ -135,13 +201,79 @@ YAML_MISTAKES: dict[str, tuple[str, tuple[str, ...]]] = {
 def test_a_mistake_in_a_phase_file_names_it(mistake: str, research_log: Lab, runner_here: Runner) -> None:
     research_log.add_phase()
     text, expected = YAML_MISTAKES[mistake]
-    (research_log.conf / "phase/phase1.yaml").write_text("# @package _global_\n" + text)
+    file = research_log.conf / "phase/phase1.yaml"
+    file.write_text("# @package _global_\n" + text, errors="surrogateescape")
     action = "setup" if "verb" in mistake else "train"
     done = runner_here("phase=phase1", f"action={action}", *research_log.args)
     assert done.exit_code == 64, done
     for words in expected:
         assert words in done.stderr, done
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        ("", "must be: # @package _global_"),
+        ("# Does it learn?\n# @package _global_\n", "move it to the top"),
+        ("\ufeff# @package _global_\n", "byte order mark"),
+        ("# @package phase\n", "must be: # @package _global_"),
+    ],
+)
+def test_a_phase_file_without_its_first_line_says_which_one(
+    head: str, expected: str, research_log: Lab, runner_here: Runner
+) -> None:
+    research_log.add_phase()
+    file = research_log.conf / "phase/phase1.yaml"
+    file.write_text(head + file.read_text().partition("\n")[2])
+    done = runner_here("phase=phase1", "action=train", *research_log.args)
+    assert done.exit_code == 64, done
+    assert "phase1.yaml:1: " in done.stderr
+    assert expected in done.stderr
+
+
+def test_a_folder_typed_as_the_phase_is_answered_with_its_file(
+    research_log: Lab, runner_here: Runner
+) -> None:
+    research_log.add_phase("phase1-test", choice="first")
+    for typed in ("phase1-test", "phase1"):
+        done = runner_here(f"phase={typed}", *research_log.args)
+        assert done.exit_code == 64, done
+        assert "Type: phase=first" in done.stderr
+
+
+def test_a_folder_that_no_file_declares_is_answered_with_the_file_to_write(
+    research_log: Lab, runner_here: Runner
+) -> None:
+    research_log.add_phase("phase2-other")
+    (research_log.log / "phase1-idea").mkdir()
+    (research_log.log / "phase1-idea/PLAN.md").touch()
+    done = runner_here("phase=phase1", *research_log.args)
+    assert done.exit_code == 64, done
+    written = [line.removeprefix("    ") for line in done.stderr.splitlines() if line.startswith("    ")]
+    (research_log.conf / "phase/phase1.yaml").write_text("\n".join(written))
+    (research_log.log / "phase1-idea/train.py").touch()
+    assert "conf/phase/phase1.yaml:" in done.stderr
+    assert runner_here("phase=phase1", "action=train", *research_log.args).exit_code == 0
+
+
+def test_discover_names_a_broken_file_and_other_verbs_do_not_mind(
+    research_log: Lab, runner_here: Runner
+) -> None:
+    research_log.add_phase()
+    broken = research_log.conf / "phase/phase2.yaml"
+    broken.write_text("# @package _global_\nphase:\n  name: [")
+    for output in ("text", "json"):
+        done = runner_here(f"output={output}", *research_log.args)
+        assert (done.exit_code, done.stderr.count("conf/phase/phase2.yaml:3: ")) == (0, 1), done
+    assert done.documents[0]["current"] == "phase1-test"
+    assert not runner_here("phase=phase1", "action=train", *research_log.args).stderr
+
+
+def test_nothing_is_wrong_with_the_files_that_ship() -> None:
+    for group in GROUPS:
+        for file in sorted((CONF / group).glob("*.yaml")):
+            assert problem_in(file, group, (CONF,), CONF) is None
 
 
 def test_a_job_without_a_phase_says_what_is_missing(runner_here: Runner) -> None:
