@@ -73,7 +73,7 @@ def settings(
         base_url=_base_url(plain["cloud"]["base_url"]),
         time_scale=plain["cloud"]["time_scale"],
         generation=_generation(plain["generation"]),
-        batch_size=_at_least_one("batch_size", plain["batch_size"]),
+        batch_size=_batch_size(plain["batch_size"], plain["phase"]["batch_size"]),
         machine=plain["machine"],
         confirm=_confirm(plain["confirm"]),
         output=_one_of("output", plain["output"], OUTPUTS),
@@ -97,7 +97,7 @@ def job_of(config: DictConfig, name: str) -> Job | None:
         node: Any = config.phase.jobs.get(name)
         declared: Any = whole(OmegaConf.to_container(node, resolve=True)) if node is not None else None
         _generation(OmegaConf.to_container(config.generation, resolve=True))  # type: ignore[arg-type]
-        _at_least_one("batch_size", config.batch_size)
+        _batch_size(config.batch_size, config.phase.batch_size)
     except OmegaConfBaseException as error:
         raise UsageError("The configuration cannot be resolved: " + str(error).splitlines()[0]) from error
     return None if declared is None else _job(name, declared)
@@ -173,6 +173,16 @@ def _at_least_one(key: str, number: int | None) -> int | None:
     if number is not None and number < 1:
         raise UsageError(f"{key}={number}: it must be 1 or more")
     return number
+
+
+def _batch_size(number: int | None, declared: int | None) -> int | None:
+    """None only where the phase declares none: a job would silently run with its script's own."""
+    if number is None and declared is not None:
+        raise UsageError(
+            f"batch_size=null: it must be 1 or more; the phase declares {declared}",
+            "To let the script decide, take it out of the phase's YAML, or type phase.batch_size=null",
+        )
+    return _at_least_one("batch_size", number)
 
 
 def _duration_s(text: str | None) -> float | None:

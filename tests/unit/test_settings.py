@@ -303,6 +303,12 @@ def argument(settings: Settings) -> Any:
     return dict(settings.phase.jobs[0].args)["x"]
 
 
+def test_a_declared_batch_size_is_not_taken_away(loaded: Load) -> None:
+    with pytest.raises(UsageError, match=r"batch_size=null: it must be 1 or more; the phase declares 8"):
+        loaded("batch_size=null")
+    assert loaded("phase.batch_size=null").batch_size is None  # then the phase declares none
+
+
 @pytest.mark.parametrize(
     ("key", "text"),
     [
