@@ -1,9 +1,10 @@
 """Between a plan and its effects: shows it, and applies it only when this very plan was consented to."""
 
+import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TextIO
+from typing import IO, Any, TextIO
 
 from runner.errors import Refused
 from runner.facts.ledger import read_ledger
@@ -52,13 +53,22 @@ def carry_out(plan: Plan, settings: Settings, transport: Transport, paint: Paint
     result = apply(plan, transport, screen, lambda line: say(talk(f"[runner] {line}", "dim"), sys.stderr))
     if settings.output == "json":
         say(to_json(result.document()), sys.stdout)
-    say(result_text(result, settings, result.last_lines, talk), sys.stderr)
+    hidden = () if is_one_place(screen.out, sys.stderr) else result.last_lines
+    say(result_text(result, settings, hidden, talk), sys.stderr)
     if plan.effect is Effect.DESTROY:
         tell_total(plan, settings)
     verb = verb_named(plan.action)
     for line in verb.say(settings, result.exit_code) if verb else ():
         say(f"  {line}", sys.stderr)
     return result.exit_code
+
+
+def is_one_place(output: IO[Any], talk: IO[Any]) -> bool:
+    """Whether whoever reads the talk has read the job's output just above it."""
+    try:
+        return os.path.sameopenfile(output.fileno(), talk.fileno())
+    except (OSError, ValueError):
+        return False
 
 
 def say(text: str, stream: TextIO) -> None:

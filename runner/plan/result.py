@@ -70,7 +70,7 @@ class PlanResult:
             "log": self.log,
             "artifacts": list(self.artifacts),
         }
-        if self.last_lines:
+        if self.last_lines and self.log is None:  # then they are nowhere else
             document["last_lines"] = [line.decode(errors="replace") for line in self.last_lines]
         if self.members is not None:
             failed = [{"member": f.number, "error": f.error} for f in self.members.failed]

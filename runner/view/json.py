@@ -21,12 +21,15 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "monitor": plan.monitor,
         "steps": [step.document() for step in plan.steps],
     }
-    if plan.arguments:
-        document["arguments"] = list(plan.arguments)
     if plan.members:
         document["members"] = [member.document() for member in plan.members]
         document["results"] = plan.results
     return document
+
+
+def run_document(plan: Plan) -> dict[str, Any]:
+    """The plan as its run keeps it, with what was typed for it."""
+    return plan_document(plan) | {"arguments": list(plan.arguments)}
 
 
 def to_json(document: dict[str, Any]) -> str:

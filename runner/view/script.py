@@ -6,7 +6,7 @@ from pathlib import PurePath
 from runner.errors import Refused
 from runner.plan.command import quote
 from runner.plan.plan import Effect, Plan, Step
-from runner.view.json import plan_document, to_json
+from runner.view.json import run_document, to_json
 
 HEAD = """\
 #!/usr/bin/env bash
@@ -46,7 +46,7 @@ def plan_script(plan: Plan) -> str:
 
 def claim_lines(plan: Plan, folder: str) -> list[str]:
     """Take the run's number, or stop when somebody has it; leave the plan and at the end the result."""
-    document = quote(to_json(plan_document(plan)))
+    document = quote(to_json(run_document(plan)))
     return [
         f"mkdir -p {quote(folder.rpartition('/')[0])} || exit",
         f"mkdir {quote(folder)} || exit 77 # this run was started before",

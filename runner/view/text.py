@@ -105,10 +105,19 @@ def result_text(result: PlanResult, settings: Settings, last_lines: Iterable[byt
         lines += last_lines_text(last_lines)
     lines += members_outcome(result, settings)
     rows = [("log", shown_path(result.log, settings))] if result.log else []
-    rows += diagnosis_rows(result, settings) if result.exit_code not in (0, 130) else []
+    rows += cost_rows(result, seconds)
+    mended = diagnosis_rows(result, settings) if result.exit_code not in (0, 130) else []
     rows += [("artifact", shown_path(path, settings)) for path in result.artifacts]
-    rows.append(("next", next_command(result, settings)))
+    rows += mended or [("next", next_command(result, settings))]
     return "\n".join([*lines, *(f"  {label:<9} {value}" for label, value in rows)])
+
+
+def cost_rows(result: PlanResult, seconds: float) -> list[tuple[str, str]]:
+    """What a run cost on a machine that is paid for by the hour."""
+    usd_per_hour = result.plan.target.usd_per_hour
+    if not (result.plan.run_folder and usd_per_hour):
+        return []
+    return [("cost", f"${usd_per_hour * seconds / 3600:.2f} at ${usd_per_hour:.2f}/h")]
 
 
 def diagnosis_rows(result: PlanResult, settings: Settings) -> list[tuple[str, str]]:

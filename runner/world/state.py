@@ -8,7 +8,7 @@ from pathlib import Path
 from runner.errors import Refused, RunnerError, UsageError
 from runner.plan.plan import Plan
 from runner.plan.result import PlanResult
-from runner.view.json import plan_document, to_json
+from runner.view.json import run_document, to_json
 
 
 def claim_run(plan: Plan) -> None:
@@ -19,7 +19,7 @@ def claim_run(plan: Plan) -> None:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir()
-        write_atomically(folder / "plan.json", to_json(plan_document(plan)) + "\n")
+        write_atomically(folder / "plan.json", to_json(run_document(plan)) + "\n")
     except FileExistsError as error:
         raise Refused(
             f"Run {plan.run} was started by somebody else since the plan was shown",
