@@ -5,6 +5,7 @@ stood first before is again outside of any host.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,9 @@ BLOCK = re.compile(
     rb"# <<< fractal-runner (?P=alias) <<<[^\S\n]*(?:\n|\Z)",
     re.MULTILINE,
 )
+ALL_HOSTS = re.compile(rb"^Host \*[^\S\n]*\n\Z", re.MULTILINE)
+SCOPE = re.compile(rb'^[^\S\n]*"?(?:host|match)"?(?:[^\S\n=]|=|$)[^\n]*', re.MULTILINE | re.IGNORECASE)
+EVERY_SCOPE = re.compile(rb"\s*(?:host[\s=]+\*|match[\s=]+all)\s*", re.IGNORECASE)
 LONGEST_SOCKET = 90  # of a control socket: the kernel's limit is 108, and ssh adds 17 while it makes one
 
 
@@ -110,22 +114,52 @@ def socket_for(folders: tuple[Path, ...], instance_id: str) -> Path | None:
 
 
 def with_block(old: bytes, block: bytes, alias: str, host_key_alias: str) -> Edit:
-    """Our block at the top, those that it replaces gone."""
-    return Edit(block, cuts(old, alias, host_key_alias))
+    """Our block at the top, those that it replaces (of this alias or of this machine) gone."""
+
+    def is_replaced(match: re.Match[bytes]) -> bool:
+        named = match["alias"].decode(errors="surrogateescape") == alias
+        return named or is_for(match, host_key_alias)
+
+    return Edit(block, cuts(old, is_replaced))
 
 
 def without_block(old: bytes, host_key_alias: str) -> Edit:
     """The machine's blocks gone. A block of the same alias that is for another machine stays."""
-    return Edit(b"", tuple(m.span() for m in BLOCK.finditer(old) if is_for(m, host_key_alias)))
+    return Edit(b"", cuts(old, lambda match: is_for(match, host_key_alias)))
 
 
-def cuts(old: bytes, alias: str, host_key_alias: str) -> tuple[tuple[int, int], ...]:
-    """Where our blocks of this alias or of this machine stand."""
-    return tuple(
-        m.span()
-        for m in BLOCK.finditer(old)
-        if m["alias"].decode(errors="surrogateescape") == alias or is_for(m, host_key_alias)
-    )
+def cuts(old: bytes, is_meant: Callable[[re.Match[bytes]], bool]) -> tuple[tuple[int, int], ...]:
+    """What to take out for the blocks that are meant to go.
+
+    Where the user has put hosts above such a block, and options that are for all hosts stand behind it, its
+    `Host *` stays: they would become options of the last host above.
+    """
+    found: list[tuple[int, int]] = []
+    kept, at = b"", 0
+    for match in filter(is_meant, BLOCK.finditer(old)):
+        kept += old[at : match.start()]
+        at = match.end()
+        star = ALL_HOSTS.search(match["body"])
+        if star and is_of_some(kept) and begins_with_an_option(old[at:]):
+            kept += star[0]
+            body = match.start("body")
+            found += [(match.start(), body + star.start()), (body + star.end(), match.end())]
+        else:
+            found.append(match.span())
+    return tuple(found)
+
+
+def is_of_some(before: bytes) -> bool:
+    """Whether an option behind this text is for some hosts only."""
+    lines = SCOPE.findall(before)
+    return bool(lines) and not EVERY_SCOPE.fullmatch(lines[-1])
+
+
+def begins_with_an_option(after: bytes) -> bool:
+    """Whether the first line that says something opens no scope of its own."""
+    lines = (line.strip() for line in after.split(b"\n"))
+    first = next((line for line in lines if line and not line.startswith(b"#")), b"Host")
+    return not SCOPE.match(first)
 
 
 def is_for(match: re.Match[bytes], host_key_alias: str) -> bool:

@@ -80,7 +80,31 @@ def test_a_block_is_replaced_wherever_it_stands(before: bytes, after: bytes) -> 
     old = before + block() + after
     newer = block(key="fractal-2", ip="203.0.113.10")
     new = with_block(old, newer, "lambda", "fractal-2").applied(old)
-    assert new == newer + before + after
+    assert new in (newer + before + after, newer + before + b"Host *\n" + after)
+
+
+@pytest.mark.parametrize(
+    ("above", "below", "stays"),
+    [
+        (b"Host mine\n  Port 1\n", b"User me\n", True),
+        (b"match host x\n", b"# all\n\n  Include more\n", True),
+        (b"Host mine\n", b"Host *\n  User me\n", False),
+        (b"Host mine\nHost *\n", b"User me\n", False),
+        (b"Host mine\nMatch all\r\n", b"User me\n", False),
+        (b"Port 1\n", b"User me\n", False),
+        (b"Host mine\n", b"\n# the end", False),
+        (b"Host mine\n" + block("two", "fractal-2"), b"User me\n", False),
+        (b"Host mine\n", block("two", "fractal-2") + b"User me\n", False),
+    ],
+)
+def test_options_for_all_hosts_stay_so_when_hosts_were_written_above_our_block(
+    above: bytes, below: bytes, stays: bool
+) -> None:
+    old = above + block() + below
+    new = above + (b"Host *\n" if stays else b"") + below
+    assert without_block(old, "fractal-1").applied(old) == new
+    newer = block(ip="203.0.113.10")
+    assert with_block(old, newer, "lambda", "fractal-1").applied(old) == newer + new
 
 
 @given(configurations())
