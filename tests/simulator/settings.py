@@ -40,7 +40,6 @@ class Settings:
     terminate_booting: str = "allow"  # allow, refuse
     duplicate_key_names: str = "refuse"  # refuse, allow
     recycle_ips: bool = False
-    new_ip_on_restart: bool = False
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
