@@ -7,6 +7,7 @@ import threading
 import time
 from contextlib import AbstractContextManager
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Any, Protocol, TextIO, TypeVar
 
 from runner.errors import Bug, RunnerError
@@ -88,9 +89,12 @@ class Real:
         return result
 
     def pause(self, seconds: float, line: str) -> None:
-        """Sleep, with a line of progress; one that is not new is shown on a terminal only."""
+        """Sleep, with a line of progress."""
         self._progress.show(line)
-        time.sleep(seconds * self.time_scale)
+        try:
+            time.sleep(seconds * self.time_scale)
+        finally:
+            self._progress.erase()
 
     def record(self, entry: dict[str, Any]) -> None:
         """Onto the ledger, and to the disk."""
@@ -114,10 +118,10 @@ class Real:
 
 
 class Progress:
-    """One line of progress at a time: rewritten on a terminal, elsewhere told when its words change.
+    """One line of progress at a time, told when its words change; figures change all the time.
 
-    Figures change all the time; without a terminal a line that differs in nothing else is told again
-    only after `quiet_s` seconds.
+    A line that differs in its figures alone is shown on a terminal until `erase`; elsewhere it is told
+    again only after `quiet_s` seconds.
     """
 
     def __init__(self, out: TextIO, quiet_s: float = 60.0) -> None:
@@ -125,15 +129,24 @@ class Progress:
         self.quiet_s = quiet_s
         self._words = ""
         self._told_at = 0.0
+        self._fleeting = ""
 
     def show(self, line: str) -> None:
-        """Show this line, or nothing if it says nothing new."""
+        """Show this line, or nothing if it says nothing new to whoever reads here."""
         words = re.sub(r"[\d.,]+", "", line)
         now = time.monotonic()
-        if not line or (words == self._words and now - self._told_at < self.quiet_s):
-            return
-        self._words, self._told_at = words, now
-        print(line, file=self.out, flush=True)
+        if words == self._words and self.out.isatty():
+            self._fleeting = line[: get_terminal_size().columns - 1]
+            print(self._fleeting, end="", file=self.out, flush=True)
+        elif line and (words != self._words or now - self._told_at >= self.quiet_s):
+            self._words, self._told_at = words, now
+            print(line, file=self.out, flush=True)
+
+    def erase(self) -> None:
+        """Take a fleeting line off the terminal, so that what comes next stands where it stood."""
+        if self._fleeting:
+            print("\r" + " " * len(self._fleeting), end="\r", file=self.out, flush=True)
+        self._fleeting = ""
 
 
 class LogEcho:

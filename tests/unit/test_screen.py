@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.world.screen import Screen
+from runner.world.transport import Progress
 
 LINES = st.lists(st.sampled_from([b"a", b"b", b"warning: x", b"", b" 10%\r 20%\r 30%"]), max_size=30)
 REPEATED = re.compile(rb"  \xe2\x80\xa6 repeated (\d+) more times?\n")
@@ -92,3 +93,30 @@ def test_of_a_progress_bar_the_last_state_is_kept() -> None:
     screen = Screen(io.BytesIO())
     screen.write(b"10%\r20%\r30%\n")
     assert list(screen.last_lines) == [b"30%"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def progress(out: io.StringIO, *lines: str) -> str:
+    shown = Progress(out)
+    for line in lines:
+        shown.show(line)
+        shown.erase()
+    return out.getvalue()
+
+
+WAITING = ("booting, 5 s, $0.01", "booting, 10 s, $0.02", "ssh answers, 15 s", "ssh answers, 20 s")
+
+
+def test_progress_in_a_pipe_is_a_line_for_each_thing_that_happens() -> None:
+    assert progress(io.StringIO(), *WAITING) == f"{WAITING[0]}\n{WAITING[2]}\n"
+
+
+def test_progress_on_a_terminal_shows_every_figure_and_leaves_what_happened() -> None:
+    text = progress(Terminal(), *WAITING)
+    assert all(line in text for line in WAITING)
+    kept = [line.rpartition("\r")[2] for line in text.split("\n")]
+    assert kept == [WAITING[0], WAITING[2], ""]
