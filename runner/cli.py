@@ -97,8 +97,10 @@ def run(arguments: list[str]) -> int:
     gc.enable()
     on_interrupt(interrupt)
     paint = Paint(colourful(sys.stdout))
+    from runner.errors import RunnerError
     from runner.facts.ledger import LEDGER
     from runner.plan.plan import Plan
+    from runner.verbs.own_line import in_context
     from runner.world.transport import Real, answer
 
     transport = Real(settings.paths.state / LEDGER, settings.time_scale)
@@ -110,6 +112,9 @@ def run(arguments: list[str]) -> int:
             return show_or_apply(outcome, settings, transport, paint, lambda: answer(transport, rules()))
         show_report(outcome, settings.output, paint)
         return int(getattr(outcome, "exit_code", 0))
+    except RunnerError as error:  # whoever raised it may not have known what was typed
+        error.hints = tuple(in_context(settings, hint) for hint in error.hints)
+        raise
     finally:
         tell_running(settings, transport.now())
 

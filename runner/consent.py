@@ -10,6 +10,7 @@ from runner.errors import Refused
 from runner.facts.ledger import read_ledger
 from runner.plan.plan import Effect, Plan
 from runner.plan.settings import Settings
+from runner.verbs.own_line import in_context
 from runner.verbs.verb import verb_named
 from runner.view.json import plan_document, to_json
 from runner.view.script import plan_script
@@ -50,7 +51,11 @@ def carry_out(plan: Plan, settings: Settings, transport: Transport, paint: Paint
     is_data = settings.output != "text"  # then stdout holds documents, and all the talk is on stderr
     screen = Screen((sys.stderr if is_data else sys.stdout).buffer)
     talk = Paint(bool(paint.colour and sys.stderr.isatty()))
-    result = apply(plan, transport, screen, lambda line: say(talk(f"[runner] {line}", "dim"), sys.stderr))
+
+    def tell(line: str) -> None:
+        say(talk(f"[runner] {in_context(settings, line)}", "dim"), sys.stderr)
+
+    result = apply(plan, transport, screen, tell)
     if settings.output == "json":
         say(to_json(result.document()), sys.stdout)
     hidden = () if is_one_place(screen.out, sys.stderr) else result.last_lines

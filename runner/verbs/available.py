@@ -6,6 +6,7 @@ from typing import Any
 from runner.facts.fact import Asking
 from runner.facts.lambda_cloud import InstanceType, list_types
 from runner.plan.settings import Settings
+from runner.verbs.rented import rent_line
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class Available:
     types: tuple[InstanceType, ...]
     preferred: tuple[str, ...]
     max_usd_per_hour: float | None
-    program: str
+    launch: str  # the command line that rents one
 
     def document(self) -> dict[str, Any]:
         """As runner.available/1."""
@@ -41,4 +42,4 @@ def available(settings: Settings) -> Asking[Available]:
     """One question to the cloud. Prices are the cloud's of this moment, never the YAML's."""
     types = yield list_types(settings.base_url)
     instance = settings.instance
-    return Available(types, instance.types, instance.max_usd_per_hour, settings.program)
+    return Available(types, instance.types, instance.max_usd_per_hour, rent_line(settings))

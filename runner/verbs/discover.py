@@ -11,6 +11,7 @@ from runner.facts.declared import phase_files
 from runner.facts.fact import Asking
 from runner.facts.research_log import PhaseFolder, State, phase_folders
 from runner.plan.settings import Settings
+from runner.verbs.own_line import line_of, places
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,4 @@ def what_next(current: DiscoveredPhase | None, settings: Settings) -> str:
     if not current.jobs:
         conf = settings.paths.shown(settings.paths.conf[-1] / "phase")
         return f"${{EDITOR:-vi}} {shlex.quote(f'{conf}/phase{folder.number}.yaml')}"
-    context = [t for t in settings.typed if t.startswith(("paths.", "--config-dir="))]
-    words = [f"phase={current.choice}", f"action={current.jobs[0]}", *context]
-    return f"{settings.program} {shlex.join(words)}"
+    return line_of(settings, f"phase={current.choice}", f"action={current.jobs[0]}", *places(settings))

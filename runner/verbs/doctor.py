@@ -1,7 +1,6 @@
 """doctor: what went wrong, the evidence for it, its cause, and the exact command that mends it."""
 
 import re
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -22,7 +21,7 @@ from runner.facts.health import (
 from runner.facts.run import RunState
 from runner.plan.route import Route
 from runner.plan.settings import LOCAL, DoctorRule, Settings
-from runner.verbs.own_line import own_line
+from runner.verbs.own_line import key_of, line_of, own_line, single
 from runner.verbs.runs import Started, paths_of, started_run
 
 # Who else is asked: `module:function` below runner.verbs, a generator that returns Diagnoses.
@@ -90,18 +89,15 @@ class Evidence:
         typed_now = {key_of(word) for word in self.settings.typed}
         typed_then = [word for word in self.arguments if key_of(word) not in typed_now]
         replaced = {key_of(word) for word in overrides} | {"action", "run", "lines", "command"}
-        rest = [word for word in (*self.settings.typed, *typed_then) if key_of(word) not in replaced]
-        return f"{self.settings.program} {shlex.join([*rest, *overrides])}"
+        words = [*self.settings.typed, *typed_then]
+        kept = words if f"action={self.action}" in overrides else single(words)
+        rest = [word for word in kept if key_of(word) not in replaced]
+        return line_of(self.settings, *rest, *overrides)
 
     def line(self, pattern: str) -> str | None:
         """The last line of the log in which the pattern is."""
         found = [line for line in self.log.splitlines() if re.search(pattern, line)]
         return found[-1].strip()[:300] if found else None
-
-
-def key_of(word: str) -> str:
-    """The key of an override, however it was added."""
-    return word.lstrip("+").partition("=")[0]
 
 
 @dataclass(frozen=True)

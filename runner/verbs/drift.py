@@ -1,7 +1,5 @@
 """doctor's look at the shared environment of a rented machine: whether it still is what setup made."""
 
-import shlex
-
 from runner.facts.drift import Drift, ask_drift
 from runner.facts.fact import Asking
 from runner.facts.preflights import lock_of
@@ -9,6 +7,7 @@ from runner.plan.command import home_or_path
 from runner.plan.route import route_of
 from runner.plan.settings import Settings
 from runner.verbs.doctor import Diagnosis
+from runner.verbs.own_line import own_line
 
 NUM_SHOWN = 5
 
@@ -27,7 +26,6 @@ def drift(settings: Settings) -> Asking[tuple[Diagnosis, ...]]:
 
 def diagnosis(settings: Settings, found: Drift) -> Diagnosis:
     """One for all of it: setup mends it."""
-    words = [word for word in settings.typed if word.split("=")[0] not in ("action", "run", "lines")]
     shown = (*found.differing, *found.broken)
     more = f" and {len(shown) - NUM_SHOWN} more" if len(shown) > NUM_SHOWN else ""
     changed = "its packages are not those that the last setup left"
@@ -35,5 +33,5 @@ def diagnosis(settings: Settings, found: Drift) -> Diagnosis:
         symptom="the shared environment has drifted",
         evidence="; ".join(shown[:NUM_SHOWN]) + more or changed,
         cause="another phase's setup, or an install by hand, changed what this phase was tested with",
-        remedy=f"{settings.program} {shlex.join([*words, 'action=setup'])}",
+        remedy=own_line(settings, "setup"),
     )

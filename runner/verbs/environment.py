@@ -8,6 +8,7 @@ from runner.facts.packages import distribution
 from runner.plan.command import Command, sh
 from runner.plan.plan import HERE, Effect, Plan, Step
 from runner.plan.settings import Phase, Settings
+from runner.verbs.own_line import overview_line
 from runner.verbs.target import target_of
 
 
@@ -30,7 +31,7 @@ def needed_phase(settings: Settings) -> Phase:
     if settings.phase is None:
         raise UsageError(
             f"action={settings.action} needs a phase: phase=NAME",
-            "The phases: python -m runner",
+            f"The phases: {overview_line(settings)}",
         )
     return settings.phase
 

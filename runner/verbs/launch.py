@@ -96,7 +96,7 @@ def wanted_machine(settings: Settings) -> Asking[Wanted]:
 
 def already_there(settings: Settings, alias: str, seen: Seen) -> Wanted | None:
     """A machine of this name that is alive, or that may be."""
-    another = f"machine=<new name> rents another; to see: {settings.program} action=status"
+    another = f"machine=<new name> rents another; to see: {own_line(settings, 'status')}"
     for instance in seen.alive:
         if called(instance, alias):
             what = f"{instance.name} ({instance.id}) is {instance.status}, at ${instance.usd_per_hour:.2f}/h"

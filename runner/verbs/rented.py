@@ -12,6 +12,7 @@ from runner.facts.lambda_cloud import Rented, list_instances
 from runner.facts.ledger import OUR_NAME, SETTLE_S, Ledger, Machine, alias_of, number_of, read_ledger
 from runner.plan.plan import Target
 from runner.plan.settings import Settings
+from runner.verbs.own_line import own_line
 
 DEFAULT_ALIAS = "lambda"
 SSH_ALIAS = re.compile(r"[A-Za-z0-9_][\w.-]*")
@@ -169,16 +170,20 @@ def only(found: list[Rented], settings: Settings, seen: Seen) -> Rented:
     if doubtful := seen.doubtful():
         raise UsageError(
             f"{doubtful[0].name} was asked for and is not listed yet: it may come up, and be billed",
-            f"In a minute: {settings.program} action=status",
+            f"In a minute: {own_line(settings, 'status')}",
         )
     what = f"machine={settings.machine}" if settings.machine else configured_alias(settings)
     near = choices(settings.machine or "", [i.name for i in seen.alive if i.name], "Machines")[:-1]
     some = (
-        ("These are there:", *listed)
-        if listed
-        else (f"None is rented. To rent one: {settings.program} action=launch",)
+        ("These are there:", *listed) if listed else (f"None is rented. To rent one: {rent_line(settings)}",)
     )
     raise UsageError(f"{what}: the cloud lists no such machine", *near, *some)
+
+
+def rent_line(settings: Settings) -> str:
+    """The command line that launches a machine; of a small kind, where none was said."""
+    kind = ("instance=gpu_1x_a10",) if settings.instance.is_local else ()
+    return own_line(settings, "launch", None, *kind)
 
 
 def alias_for(settings: Settings, instance: Rented) -> str:

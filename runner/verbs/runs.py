@@ -1,7 +1,6 @@
 """run, logs, stop: one command on the machine, and what can be done with a run that was started."""
 
 import json
-import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -14,6 +13,7 @@ from runner.facts.run import RunState, RunStatus
 from runner.plan.command import sh
 from runner.plan.plan import Effect, Plan, Target
 from runner.plan.settings import LOCAL, Settings
+from runner.verbs.own_line import own_line
 from runner.verbs.target import executor_of, target_of
 
 
@@ -82,14 +82,13 @@ def check_started(settings: Settings, started: Started) -> None:
     failed = failed_before_start(started.folder)
     if failed is None or (started.folder / "log").exists():
         return
-    again = [word for word in settings.typed if not word.startswith(("action=", "run=", "lines="))]
-    words = shlex.join([*again, "action=doctor", f"run={started.name.partition('-')[0]}"])
+    doctor = own_line(settings, "doctor", None, f"run={started.name.partition('-')[0]}")
     raise NeverStarted(
         failed.exit_code,
         f"{started.name} never started, so it has no log: its step {failed.name} ended with exit code "
         f"{failed.exit_code}",
         *(f"  {line}" for line in failed.last_lines),
-        f"What to do about it: {settings.program} {words}",
+        f"What to do about it: {doctor}",
     )
 
 
@@ -102,7 +101,7 @@ def stop(settings: Settings) -> Asking[Plan]:
         raise Unreachable(
             f"{started.target.name} does not answer, so that {started.name} cannot be stopped",
             "A run goes on without us, and so does the price of its machine.",
-            f"See it: {settings.program} action=status",
+            f"See it: {own_line(settings, 'status')}",
         )
     runs = status.state is RunState.RUNNING
     return Plan(
@@ -149,7 +148,8 @@ def no_run(settings: Settings, folders: list[Path]) -> UsageError:
         return UsageError(
             f"run={settings.run}: {where} has no such run", *choices(settings.run, names, "Runs")
         )
-    return UsageError(f"{where} has no runs yet", f"Start one: {settings.program} phase=NAME action=JOB")
+    named = () if settings.phase else ("phase=NAME",)
+    return UsageError(f"{where} has no runs yet", f"Start one: {own_line(settings, 'JOB', None, *named)}")
 
 
 def target_in(folder: Path, otherwise: Target) -> Target:

@@ -21,6 +21,7 @@ from runner.facts.ssh_config import (
 from runner.plan.command import sh
 from runner.plan.plan import Effect, Plan, Step
 from runner.plan.settings import Settings
+from runner.verbs.own_line import own_line
 from runner.verbs.rented import SSH_ALIAS, alias_for, find, look, target_for
 
 
@@ -31,7 +32,7 @@ def setup_ssh(settings: Settings) -> Asking[Plan]:
     if machine.ip is None:
         raise TryLater(
             f"{machine.name or machine.id} is {machine.status} and has no address yet; it is billed",
-            f"To wait for it: {settings.program} action=wait machine={machine.id}",
+            f"To wait for it: {own_line(settings, 'wait', machine.id)}",
         )
     alias = alias_for(settings, machine)
     file = read_ssh_file(settings.ssh.config)

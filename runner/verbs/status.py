@@ -57,7 +57,6 @@ class Status:
     filesystems: tuple[Filesystem, ...]
     usd_this_month: float
     warnings: tuple[str, ...]
-    program: str
 
     @property
     def usd_per_hour(self) -> float:
@@ -101,7 +100,7 @@ def status(settings: Settings) -> Asking[Status]:
         warnings += (f"filesystems are not known: {error.message}",)
     warnings += tuple(drift_warning(row) for row in rows if row.inside and row.inside.has_drifted)
     month = seen.ledger.usd_this_month(seen.now)
-    return Status(tuple(rows), seen.doubtful(), filesystems, month, warnings, settings.program)
+    return Status(tuple(rows), seen.doubtful(), filesystems, month, warnings)
 
 
 def status_of(settings: Settings, seen: Seen, instance: Rented) -> Asking[InstanceStatus]:

@@ -13,6 +13,7 @@ from runner.facts.probe import on_machine
 from runner.plan.command import Command
 from runner.plan.plan import Effect, Plan, Step, Target
 from runner.plan.settings import Settings
+from runner.verbs.own_line import own_line
 from runner.verbs.rented import Seen, alias_for, called, configured_alias, find, look, target_for
 from runner.verbs.setup_ssh import removal_step
 
@@ -75,7 +76,7 @@ def terminate(settings: Settings) -> Asking[Plan]:
         refused=loss.reason is not None,
         details=details(settings, seen, machine, held),
         notes=notes(settings, machine, loss),
-        then=f"{settings.program} action=status",
+        then=own_line(settings, "status"),
     )
 
 
@@ -213,7 +214,7 @@ def nothing_to_end(settings: Settings, machine: Machine, now: float) -> Plan:
         steps=(),
         basis=(("machine", machine.id or machine.name),),
         reason=f"the cloud no longer lists {machine.name}; it cost ${machine.usd_until(now):.2f} in all",
-        then=f"{settings.program} action=status",
+        then=own_line(settings, "status"),
     )
 
 
@@ -237,6 +238,13 @@ def details(
     return tuple(rows)
 
 
+def kind_of(settings: Settings, machine: Rented) -> tuple[str, ...]:
+    """`instance=…` where none was typed: the phase's own may be this computer, from which nothing comes."""
+    known = {file.stem for folder in settings.paths.conf for file in (folder / "instance").glob("*.yaml")}
+    typed = any(word.startswith("instance=") for word in settings.typed)
+    return (f"instance={machine.type}",) if machine.type in known and not typed else ()
+
+
 def notes(settings: Settings, machine: Rented, loss: Loss) -> tuple[str, ...]:
     """What is given up, and how to lose nothing."""
     given_up = (f"will be lost, as discard says: {listed(list(loss.accepted))}",) if loss.accepted else ()
@@ -246,8 +254,9 @@ def notes(settings: Settings, machine: Rented, loss: Loss) -> tuple[str, ...]:
     lost = [*(run.folder for run in loss.alive), *(file.path for file in loss.files)]
     folders = sorted({phase_folder(path).rpartition("/")[2] for path in lost})
     which = machine.name or machine.id
+    kind = kind_of(settings, machine)
     backups = tuple(
-        f"to bring it home: {settings.program} phase={choices[folder]} machine={which} action=backup"
+        f"to bring it home: {own_line(settings, 'backup', which, f'phase={choices[folder]}', *kind)}"
         for folder in folders
         if folder in choices
     )

@@ -1,15 +1,15 @@
 """Whether a job's dependencies were tested before the machine they are for is paid for."""
 
 import re
-import shlex
 from dataclasses import replace
 
 from runner.plan.plan import Plan
 from runner.plan.settings import Phase, Settings
+from runner.verbs.own_line import PLACES, line_of
 
 # What a preflight depends on; the values of a job or a sweep are not among it.
 OF_PREFLIGHT = re.compile(
-    r"(phase|instance|(instance|paths)\.\w+|\+?phase\.(deps|source|preflight)[\w.-]*|--config-dir)=.*",
+    rf"({PLACES.pattern}|phase|\+?phase\.(deps|source|preflight)[\w.-]*)=.*",
     re.DOTALL,
 )
 
@@ -34,5 +34,5 @@ def missing_preflight(settings: Settings, phase: Phase) -> str | None:
     if (subject.is_empty and phase.source is None) or passed(settings, phase, subject):
         return None
     words = [w for w in settings.typed if OF_PREFLIGHT.fullmatch(w)]
-    command = f"{settings.program} {shlex.join([*words, 'action=preflight'])}"
+    command = line_of(settings, *words, "action=preflight")
     return f"no preflight of these dependencies has passed; first: {command}"

@@ -9,7 +9,7 @@ from runner.facts.lambda_cloud import FAILED, Rented
 from runner.facts.probe import Cuda, Reach, ask_cuda, ask_reach, is_cuda_wanted
 from runner.plan.settings import Settings
 from runner.verbs.own_line import own_line
-from runner.verbs.rented import Seen, alias_for, find, look_and_record
+from runner.verbs.rented import Seen, alias_for, find, look_and_record, rent_line
 
 POLL_S = 5.0
 CUDA_PATIENCE_S = 90.0  # the driver may be a little later than sshd; error 802 after that stays
@@ -123,12 +123,12 @@ def check_alive(settings: Settings, machine: Rented) -> None:
     if machine.status in ("terminated", "terminating"):
         raise CheckFailed(
             f"{name} is {machine.status}: it was ended elsewhere, and is billed no longer",
-            f"Another: {settings.program} action=launch",
+            f"Another: {rent_line(settings)}",
         )
     raise CheckFailed(
         f"{name} is {machine.status}, will never be usable, and is billed at ${machine.usd_per_hour:.2f}/h",
         f"End it: {own_line(settings, 'terminate', machine.name or machine.id)}",
-        f"Then another: {settings.program} action=launch",
+        f"Then another: {rent_line(settings)}",
     )
 
 

@@ -41,7 +41,7 @@ def _(report: Available, paint: Paint) -> str:
     missing = [name for name in report.preferred if name not in {kind.name for kind in report.types}]
     if missing:
         lines.append(f"The cloud has no type {', '.join(missing)}.")
-    return "\n".join([*lines, "To rent one:", f"  {report.program} instance=gpu_1x_a10 action=launch"])
+    return "\n".join([*lines, "To rent one:", f"  {report.launch}"])
 
 
 def is_dear(name: str, usd_per_hour: float, report: Available) -> bool:

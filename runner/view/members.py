@@ -1,10 +1,9 @@
 """The members of a sweep for people: a table before, and what became of them after."""
 
-import shlex
-
 from runner.plan.plan import Member, Plan
 from runner.plan.result import FailedMember, PlanResult
 from runner.plan.settings import Settings
+from runner.verbs.own_line import line_of
 from runner.view.paint import Paint
 
 SHOWN = 60  # rows; configs.jsonl and output=json have them all
@@ -59,7 +58,7 @@ def failed_lines(failed: FailedMember, member: Member, settings: Settings) -> li
     said = failed.error.strip().splitlines() or [f"exit code {failed.exit_code}"]
     return [
         f"    {failed.number}  {one_line(' '.join(member.overrides))}: {one_line(said[0][:200])}",
-        f"       alone: {settings.program} {shlex.join(alone(member, settings))}",
+        f"       alone: {line_of(settings, *alone(member, settings))}",
     ]
 
 
@@ -85,4 +84,4 @@ def resume_line(result: PlanResult, settings: Settings) -> str:
     words.append(f"resume={(result.plan.run or '').partition('-')[0]}")
     if result.members and any(member.out_of_memory for member in result.members.failed):
         words.append(f"batch_size={max(1, (settings.batch_size or 1) // 2)}")
-    return f"{settings.program} {shlex.join(words)}"
+    return line_of(settings, *words)

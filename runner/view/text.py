@@ -1,6 +1,5 @@
 """Plans and reports for people: aligned, whole commands, colour only where it is asked for."""
 
-import shlex
 from collections.abc import Iterable
 from functools import singledispatch
 from pathlib import Path
@@ -12,6 +11,7 @@ from runner.plan.plan import Effect, Plan, Step
 from runner.plan.result import PlanResult
 from runner.plan.settings import Settings
 from runner.verbs.discover import Discovery
+from runner.verbs.own_line import overview_line, own_line, same_line
 from runner.view.members import members_outcome, members_table
 from runner.view.paint import Paint as Paint
 
@@ -65,7 +65,7 @@ def closing(plan: Plan, settings: Settings, paint: Paint) -> list[str]:
 
 def consent_line(plan: Plan, settings: Settings) -> str:
     """The command line that runs exactly this plan."""
-    return f"{settings.program} {shlex.join([*settings.typed, f'confirm={plan.digest}'])}"
+    return same_line(settings, f"confirm={plan.digest}")
 
 
 @singledispatch
@@ -136,10 +136,9 @@ def diagnosis_rows(result: PlanResult, settings: Settings) -> list[tuple[str, st
 def detached_text(result: PlanResult, settings: Settings, paint: Paint) -> str:
     """The job goes on: how to see it again, and how to end it."""
     plan = result.plan
-    rest = [t for t in settings.typed if t.partition("=")[0] not in ("action", "run", "lines", "command")]
     number = (plan.run or "").partition("-")[0]
     rows = [
-        (label, f"{settings.program} {shlex.join([*rest, f'action={verb}', f'run={number}'])}")
+        (label, own_line(settings, verb, None, f"run={number}"))
         for label, verb in (("reattach", "logs"), ("stop", "stop"))
     ]
     price = f" (${plan.target.usd_per_hour:.2f}/h)" if plan.target.usd_per_hour else ""
@@ -177,8 +176,8 @@ def last_lines_text(last_lines: Iterable[bytes]) -> list[str]:
 def next_command(result: PlanResult, settings: Settings) -> str:
     """After success the overview; after a failure the plan again."""
     if result.exit_code == 0:
-        return result.plan.then or settings.program
-    return f"{settings.program} {shlex.join(settings.typed)}"
+        return result.plan.then or overview_line(settings)
+    return same_line(settings)
 
 
 def shown_path(path: str, settings: Settings) -> str:
