@@ -6,9 +6,11 @@ import pty
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from runner.plan.plan import Effect
 from runner.verbs.verb import VERBS
 from tests.simulator.faults import Fault
 from tests.simulator.server import Simulator
-from tests.support import Done, run_runner, runner_env
+from tests.support import Done, Lab, run_runner, runner_env
 
 SCALE = 0.01
 CANARY = "secret_canary_0123456789abcdef0123456789abcdef.CANARYcanaryCANARYcanaryCANARY12"
@@ -441,35 +443,95 @@ def test_no_other_verb_terminates(verb: str, paper: Renting) -> None:
     assert paper.cloud.journal.entries("POST", "terminate") == []
 
 
-def test_the_key_appears_nowhere(rent: Callable[..., Renting]) -> None:
-    """Not in what is printed, not in a file, not in the arguments of any process."""
+def test_the_key_appears_nowhere(rent: Callable[..., Renting], tmp_path: Path) -> None:
+    """Not in what is printed, not in a file, not in the arguments of any process that was ever started."""
     renting = rent()
-    watcher = subprocess.Popen(
-        ["bash", "-c", "while :; do cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '; sleep 0.01; done"],
-        stdout=(seen := (renting.folder / "cmdlines").open("wb")),
-    )
-    try:
-        said = [
-            renting("action=available"),
-            renting(*LAUNCH),
-            renting("action=up", *LAUNCH[1:], "confirm=true"),
-            renting("action=status"),
-            renting("action=status", "output=json"),
-            renting("action=doctor"),
-            renting("action=terminate"),
-        ]
-        renting.cloud.faults.add(Fault("forbidden"))
-        said.append(renting("action=status"))
+    words = (*renting.context, *phase_of_one_job(renting))
+
+    def runner(*more: str) -> Done:
+        return watched(renting, sys.executable, "-m", "runner", *words, *more)
+
+    said = [runner("action=available"), runner(*LAUNCH), runner(*LAUNCH, "output=json")]
+    pasted = watched(renting, "bash", "-c", said[-1].plan["steps"][0]["command"])
+    assert (pasted.exit_code, len(renting.cloud.account.keys)) == (0, 1), "the curl line works as printed"
+    up = runner("action=up", *LAUNCH[1:], "confirm=true")
+    job = runner("phase=phase1", "action=run", "command=env", "confirm=true", LAUNCH[1])
+    assert (up.exit_code, job.exit_code) == (0, 0), (up, job)
+    said += [pasted, up, job, runner("action=status"), runner("action=doctor"), runner("action=terminate")]
+    for fault in ("forbidden", "invalid-key", "lose-request"):
+        renting.cloud.faults.add(Fault(fault))
+        said.append(runner("action=status"))
         renting.cloud.faults.clear()
-        said.append(renting.terminate())
-    finally:
-        watcher.kill()
-        watcher.wait()
-        seen.close()
-    for done in said:
-        assert CANARY not in done.stdout + done.stderr
-    assert CANARY.encode() not in (renting.folder / "cmdlines").read_bytes()
-    files = [
-        p for folder in (renting.folder / "state", renting.home) for p in folder.rglob("*") if p.is_file()
-    ]
-    assert files and all(CANARY.encode() not in path.read_bytes() for path in files)
+    said.append(runner("action=terminate", f"confirm={renting.json('action=terminate')['digest']}"))
+
+    commands = (tmp_path / "argv").read_text(errors="replace")
+    assert len(re.findall(r'execve\("[^"]*/(?:ssh|curl|python[^/"]*)"', commands)) > 20
+    assert CANARY not in commands
+    assert not [done for done in said if CANARY in done.stdout + done.stderr]
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert {"ledger.jsonl", "known_hosts", "config", "plan.json", "log"} <= {path.name for path in files}
+    assert not [path for path in files if CANARY.encode() in path.read_bytes()]
+
+
+def watched(renting: Renting, *words: str) -> Done:
+    """A command, the arguments of every process below it on record in the file `argv`.
+
+    The tracer is beside it (-D), not above: a shared connection of ssh outlives the command.
+    """
+    strace = (
+        "strace",
+        "-DDD",
+        "-f",
+        "--seccomp-bpf",
+        "-qq",
+        "-A",
+        "-s",
+        "100000",
+        "-e",
+        "trace=execve",
+        "-e",
+        "signal=none",
+    )
+    out, err = renting.folder / "out", renting.folder / "err"
+    with out.open("w") as stdout, err.open("w") as stderr:
+        done = subprocess.run(
+            [*strace, "-o", str(renting.folder / "argv"), *words],
+            cwd=renting.folder,
+            env=renting.env(),
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            timeout=90,
+        )
+    return Done(done.returncode, out.read_text(), err.read_text())
+
+
+def test_an_answer_that_echoes_the_key_goes_no_further(paper: Renting) -> None:
+    class Echo(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            error = {
+                "code": "global/invalid-parameters",
+                "message": f"What is {self.headers['Authorization']}?",
+            }
+            body = json.dumps({"error": error}).encode()
+            self.send_response(400)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *words: Any) -> None:
+            """Say nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Echo) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        done = paper("action=status", f"cloud.base_url=http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+    assert (done.exit_code, "What is Bearer $LAMBDA_API_KEY?" in done.stderr) == (64, True), done
+    assert CANARY not in done.stdout + done.stderr
+
+
+def phase_of_one_job(renting: Renting) -> tuple[str, ...]:
+    """A phase for `run`, and the words that make the runner know it."""
+    lab = Lab(renting.folder, renting.folder / ".venv")
+    lab.add_phase()
+    return ("--config-dir", str(lab.conf))
