@@ -31,8 +31,9 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from queue import Empty, Queue
-from types import TracebackType
 from typing import Any
+
+from .closing import Closing
 
 HERE = Path(__file__).resolve().parent
 SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
@@ -150,7 +151,7 @@ def make_key(path: Path, comment: str) -> str:
     return path.with_name(path.name + ".pub").read_text().strip()
 
 
-class Machine:
+class Machine(Closing):
     """One machine, on when the constructor returns unless `boot=False`; see the module's docstring.
 
     `authorized_keys` are public lines; without any, a key is made and `ssh_config` names it.
@@ -247,17 +248,6 @@ class Machine:
         self._end_keeper()
         if self._owns_folder:
             shutil.rmtree(self.folder, ignore_errors=True)
-
-    def __enter__(self) -> Machine:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # --- what is in it ------------------------------------------------------------------------
 

@@ -7,13 +7,14 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
-from types import TracebackType
 from typing import Any
+
+from .closing import Closing
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-class SimulatorProcess:
+class SimulatorProcess(Closing):
     """`python -m tests.simulator` with the given words; ends with the block and with this process."""
 
     def __init__(self, *words: str) -> None:
@@ -45,14 +46,3 @@ class SimulatorProcess:
     def close(self) -> None:
         """End it and its machines."""
         self._process.communicate()
-
-    def __enter__(self) -> SimulatorProcess:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

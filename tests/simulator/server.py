@@ -21,11 +21,11 @@ import threading
 from collections.abc import Iterable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
 from .account import Account
+from .closing import Closing
 from .control import control
 from .exchange import API, Answer, Exchange
 from .faults import Fault, Faults
@@ -39,7 +39,7 @@ API_KEY = "secret_rehearsal_00000000000000000000000000000000.0000000000000000000
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
-class Simulator:
+class Simulator(Closing):
     """A cloud with one account, serving from construction until `close`.
 
     `machines`: none (instances are only data), plain, namespaces, or auto (namespaces if possible).
@@ -142,17 +142,6 @@ class Simulator:
         self.machines.close()
         if self._owns_folder:
             shutil.rmtree(self.folder, ignore_errors=True)
-
-    def __enter__(self) -> Simulator:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def wait_s(self, path: str) -> float:
         """Take one request from the rate limits; return how many seconds it is too early."""
