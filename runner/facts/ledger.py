@@ -111,7 +111,7 @@ class Ledger:
         first = datetime.fromtimestamp(now, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
         start = first.timestamp()
         ours = (m for m in self.machines if m.is_ours and m.id)
-        return sum(m.usd_until(now) - m.usd_until(max(start, m.since)) for m in ours)
+        return sum((m.usd_until(now) - m.usd_until(max(start, m.since)) for m in ours), 0.0)
 
 
 def read_ledger(state: Path) -> Ledger:

@@ -42,6 +42,7 @@ class Wanted:
     refused: bool = False
     notes: tuple[str, ...] = ()
     basis: tuple[tuple[str, str], ...] = ()
+    free: frozenset[tuple[str, str]] = frozenset()  # (type, region), as the catalogue says; a hint
 
 
 def launch(settings: Settings) -> Asking[Plan]:
@@ -86,10 +87,10 @@ def wanted_machine(settings: Settings) -> Asking[Wanted]:
     kinds, notes = chosen_types(settings, types)
     key, is_new = yield from ssh_key(settings)
     offers = tuple(Offer(kind.name, region, kind.usd_per_hour) for kind in kinds for region in regions)
-    free = {(kind.name, region) for kind in kinds for region in kind.regions}
+    free = frozenset((kind.name, region) for kind in kinds for region in kind.regions)
     if kinds and not any((o.type, o.region) in free for o in offers):
         notes += ("none of these is free at the moment, says the cloud; wait_for_capacity=2h waits for one",)
-    wanted = Wanted(alias, launch_name(settings, seen), offers, key, is_new, notes=notes)
+    wanted = Wanted(alias, launch_name(settings, seen), offers, key, is_new, notes=notes, free=free)
     reason = refusal(settings, seen, types, offers)
     return replace(wanted, reason=reason, refused=reason is not None)
 
@@ -271,8 +272,8 @@ def launch_steps(settings: Settings, wanted: Wanted) -> tuple[Step, ...]:
             image=settings.instance.image,
             filesystem=settings.instance.filesystem,
         )
-        where = f"{offer.type} in {offer.region} at ${offer.usd_per_hour:.2f}/h"
-        reason = where if number == 1 else f"else {where}"
+        free = ", free now" if (offer.type, offer.region) in wanted.free else ""
+        reason = f"{offer.type} in {offer.region} at ${offer.usd_per_hour:.2f}/h{free}"
         steps.append(Step("launch", request, Effect.PAY, reason=reason, attempt=number, offer=offer))
     return tuple(steps)
 

@@ -61,12 +61,12 @@ class Status:
     @property
     def usd_per_hour(self) -> float:
         """What runs now."""
-        return sum(i.instance.usd_per_hour for i in self.instances)
+        return sum((i.instance.usd_per_hour for i in self.instances), 0.0)
 
     @property
     def usd_so_far(self) -> float:
         """What those that run have cost."""
-        return sum(i.usd_so_far for i in self.instances)
+        return sum((i.usd_so_far for i in self.instances), 0.0)
 
     def document(self) -> dict[str, Any]:
         """As runner.status/1."""

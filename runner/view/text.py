@@ -1,6 +1,6 @@
 """Plans and reports for people: aligned, whole commands, colour only where it is asked for."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import singledispatch
 from pathlib import Path
 from signal import Signals
@@ -26,8 +26,12 @@ def plan_text(plan: Plan, settings: Settings, paint: Paint) -> str:
     lines += [f"  {label:<9} {value}" for label, value in plan.details]
     lines += [paint(f"  note      {note}", "yellow") for note in plan.notes]
     lines += members_table(plan, paint)
+    attempts = [step for step in plan.steps if step.attempt]
     for step in plan.steps:
-        lines += ["", *step_lines(step, paint)]
+        if len(attempts) > 1 and step.attempt:
+            lines += ["", *attempts_lines(attempts, paint)] if step.attempt == 1 else []
+        else:
+            lines += ["", *step_lines(step, paint)]
     return "\n".join([*lines, "", *closing(plan, settings, paint)])
 
 
@@ -49,6 +53,15 @@ def step_lines(step: Step, paint: Paint) -> list[str]:
     """A line for what the step is, then the command whole, so that it can be pasted."""
     mark = paint(MARKS[step.effect], EFFECT_COLOUR[step.effect], "bold")
     return [f"{mark} {paint(f'{step.name:<8}', 'bold')} {step.reason}".rstrip(), f"    {step.command}"]
+
+
+def attempts_lines(attempts: Sequence[Step], paint: Paint) -> list[str]:
+    """A line for each attempt, so that they can be compared, then the command of each, in the same order."""
+    first = attempts[0]
+    mark = paint(MARKS[first.effect], EFFECT_COLOUR[first.effect], "bold")
+    head = f"{mark} {paint(f'{first.name:<8}', 'bold')} one of these, in this order until one succeeds:"
+    rows = [f"    {step.attempt:>2}  {step.reason}" for step in attempts]
+    return [head, *rows, *(f"    {step.command}" for step in attempts)]
 
 
 def closing(plan: Plan, settings: Settings, paint: Paint) -> list[str]:

@@ -256,6 +256,27 @@ def test_a_plan_names_its_attempts_with_their_price_and_not_the_capacity(paper: 
     assert not (paper.folder / "state").exists(), "showing leaves no file"
 
 
+def test_many_attempts_are_compared_at_a_glance_and_each_command_is_shown_whole(paper: Renting) -> None:
+    words = ("action=up", "instance=gpu_1x_a10")
+    steps = paper.json(*words)["steps"]
+    text = paper(*words).stdout.splitlines()
+    attempts = [step for step in steps if "attempt" in step]
+    assert len(attempts) == 18
+    rows = [line for line in text if re.match(r" +\d+  gpu_1x_a10 in \S+ at \$1\.29/h(, free now)?$", line)]
+    assert len(rows) == 18 and sum("free now" in row for row in rows) == 2
+    assert [line.strip() for line in text if f"    {line.strip()}" == line and "curl " in line] == [
+        step["command"] for step in steps if "request" in step
+    ]
+
+
+def test_dollars_are_numbers_with_a_fraction_also_when_they_are_none(paper: Renting) -> None:
+    status = paper.json("action=status")
+    assert [type(value) for key, value in status.items() if key.startswith("usd")] == [float] * 3
+    assert paper(*LAUNCH, "confirm=true").exit_code == 0
+    (row,) = paper.json("action=status")["instances"]
+    assert [type(row[key]) for key in ("usd_per_hour", "usd_so_far")] == [float, float]
+
+
 def test_no_capacity_is_75_and_waiting_for_it_gets_one(paper: Renting) -> None:
     paper.cloud.account.capacity = {"gpu_1x_a10": ()}
     none = paper(*LAUNCH, "confirm=true")
