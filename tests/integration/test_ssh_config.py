@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 
 import fabric
 import paramiko
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -112,6 +113,7 @@ def shown(config: Path) -> list[tuple[int, bytes]]:
     return [(one.returncode, one.stdout) for one in done]
 
 
+@pytest.mark.soak
 @settings(max_examples=soak_size(1500, 20))
 @given(cases())
 def test_what_ssh_says_of_other_hosts_never_changes(case: Case) -> None:
