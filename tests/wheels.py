@@ -58,6 +58,39 @@ def make_sdist(folder: Path, name: str, version: str, backend: str) -> Path:
     return path
 
 
+EDITABLE = """\
+import os, zipfile
+def build_editable(folder, config_settings=None, metadata_directory=None):
+    with zipfile.ZipFile(os.path.join(folder, WHEEL), "w") as wheel:
+        wheel.writestr("of_a_test.pth", os.path.abspath("lib"))
+        for path, text in FILES.items():
+            wheel.writestr(f"{INFO}/{path}", text)
+    return WHEEL
+"""
+
+
+def make_project(folder: Path, name: str, source: str, *, requires: tuple[str, ...] = ()) -> Path:
+    """A package with its code in lib/ that can be installed with -e, by a build backend of its own.
+
+    Gives its pyproject.toml.
+    """
+    files = {
+        "METADATA": metadata(name, "1.0", requires, None),
+        "WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        "RECORD": "",
+    }
+    wheel = f"WHEEL = '{name}-1.0-py3-none-any.whl'\nINFO = '{name}-1.0.dist-info'\nFILES = {files!r}\n"
+    (folder / "backend.py").write_text(wheel + EDITABLE)
+    (folder / "lib").mkdir()
+    (folder / "lib" / f"{name}.py").write_text(source)
+    pyproject = folder / "pyproject.toml"
+    pyproject.write_text(
+        f'[project]\nname = "{name}"\nversion = "1.0"\ndependencies = {list(requires)!r}\n'
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    )
+    return pyproject
+
+
 def metadata(name: str, version: str, requires: tuple[str, ...], python: str | None) -> str:
     """The METADATA of a distribution."""
     lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]

@@ -4,14 +4,14 @@ import re
 from dataclasses import dataclass
 from hashlib import sha256
 
-from runner.facts.fact import Fact, Result
+from runner.facts.fact import Result
+from runner.facts.packages import distribution
 from runner.facts.preflights import Lock, pins_in
 from runner.plan.command import Command, Word, spell
-from runner.plan.route import Route
 
 QUESTION = """\
 PATH=~/.local/bin:$PATH; cd {root} && [ -x {venv}/bin/python ] || exit 3
-uv pip freeze --python {venv}; echo "--- check"; uv pip check --python {venv} 2>&1
+{uv} pip freeze --python {venv}; echo "--- check"; {uv} pip check --python {venv} 2>&1
 echo "--- setup $(cat {venv}/installed.sha256 2>/dev/null)"
 """
 
@@ -30,14 +30,16 @@ class Drift:
         return not (self.differing or self.broken or self.was_changed)
 
 
-def ask_drift(route: Route, root: Word, venv: Word, lock: Lock | None) -> Fact[Drift | None]:
-    """The environment of a machine; None when it has none or does not answer."""
-    text = QUESTION.format(root=spell(root), venv=spell(venv))
-    return Fact(route.ask(Command(text)), lambda result: read_drift(result, lock))
+def ask_drift(root: Word, venv: Word, uv: Word = "uv") -> Command:
+    """The question about an environment, for this machine or another."""
+    return Command(QUESTION.format(root=spell(root), venv=spell(venv), uv=spell(uv)))
 
 
-def read_drift(result: Result, lock: Lock | None) -> Drift | None:
-    """From what uv says is installed, whether it fits together, and the sum that the last setup left."""
+def read_drift(result: Result, lock: Lock | None, overridden: tuple[str, ...] = ()) -> Drift | None:
+    """From what uv says is installed, whether it fits together, and the sum that the last setup left.
+
+    None when there is no environment or no answer. Nobody misses the packages that setup has `overridden`.
+    """
     said = result.stdout.decode(errors="replace")
     match = re.fullmatch(r"(.*)--- check\n(.*)--- setup ?(\w*)\n", said, re.DOTALL)
     if match is None:
@@ -45,9 +47,15 @@ def read_drift(result: Result, lock: Lock | None) -> Drift | None:
     frozen, checked, installed = match.groups()
     return Drift(
         differing=differing(dict(pins_in(frozen)), lock.pins if lock else ()),
-        broken=tuple(line for line in checked.splitlines() if line.startswith("The package ")),
+        broken=tuple(line for line in checked.splitlines() if is_broken(line, overridden)),
         was_changed=bool(installed) and installed != sha256(frozen.encode()).hexdigest(),
     )
+
+
+def is_broken(line: str, overridden: tuple[str, ...]) -> bool:
+    """Whether `uv pip check` complains of what setup did not override."""
+    match = re.match(r"The package `[^`]+` requires `([^`]+)`", line)
+    return line.startswith("The package ") and not (match and distribution(match[1]) in overridden)
 
 
 def differing(installed: dict[str, str], pins: tuple[tuple[str, str], ...]) -> tuple[str, ...]:

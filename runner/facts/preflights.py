@@ -162,6 +162,8 @@ class Passed:
 
 def passed(settings: Settings, phase: Phase, subject: Subject | None = None) -> Passed | None:
     """The pass of this very content, if there was one and its lock is still what it was."""
+    if not (settings.paths.state / "preflights").is_dir():
+        return None  # nothing has passed yet: the scripts need not be read
     subject = subject or subject_of(settings, phase)
     key = pass_key(settings, subject)
     lock = read_lock(lock_path(settings, lock_key(settings, subject)))

@@ -80,10 +80,6 @@ class Command:
         """Run in `folder`, or not at all."""
         return sh("cd", folder) & self
 
-    def in_venv(self, venv: Word) -> "Command":
-        """Run with the virtual environment activated, or not at all."""
-        return sh("source", below(venv, "bin", "activate")) & self
-
     def logged(self, path: Word) -> "Command":
         """Both streams to the terminal and onto the end of `path`; the exit code stays the command's own.
 

@@ -1,9 +1,10 @@
-"""doctor's look at the shared environment of a rented machine: whether it still is what setup made."""
+"""doctor's look at the shared environment, here or on a machine: whether it still is what setup made."""
 
-from runner.facts.drift import Drift, ask_drift
-from runner.facts.fact import Asking
+from runner.facts.drift import Drift, ask_drift, read_drift
+from runner.facts.fact import Asking, Fact
+from runner.facts.packages import distribution
 from runner.facts.preflights import lock_of
-from runner.plan.command import home_or_path
+from runner.plan.command import Command, home_or_path
 from runner.plan.route import route_of
 from runner.plan.settings import Settings
 from runner.verbs.doctor import Diagnosis
@@ -13,15 +14,29 @@ NUM_SHOWN = 5
 
 
 def drift(settings: Settings) -> Asking[tuple[Diagnosis, ...]]:
-    """Nothing for this machine, where setup itself looks, nor where no environment is."""
-    if settings.instance.is_local or settings.phase is None:
+    """Nothing where no environment is."""
+    if settings.phase is None:
         return ()
     lock = lock_of(settings, settings.phase)
-    places = (home_or_path(settings.remote.root), home_or_path(settings.remote.venv))
-    found: Drift | None = yield ask_drift(route_of(settings), *places, lock)
+    overridden = tuple(distribution(line) for _, lines in settings.instance.overrides for line in lines)
+    ask = here(settings) if settings.instance.is_local else there(settings)
+    found: Drift | None = yield Fact(ask, lambda result: read_drift(result, lock, overridden))
     if found is None or found.is_none:
         return ()
     return (diagnosis(settings, found),)
+
+
+def here(settings: Settings) -> Command:
+    """About the environment of this machine."""
+    from uv import find_uv_bin
+
+    return ask_drift(settings.paths.root, settings.paths.venv, find_uv_bin())
+
+
+def there(settings: Settings) -> Command:
+    """About the machine's."""
+    places = (home_or_path(settings.remote.root), home_or_path(settings.remote.venv))
+    return route_of(settings).ask(ask_drift(*places))
 
 
 def diagnosis(settings: Settings, found: Drift) -> Diagnosis:

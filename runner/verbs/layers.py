@@ -19,7 +19,8 @@ from runner.facts.requirements import PARSERS
 from runner.plan.command import Command, quote, sh
 from runner.plan.plan import Step
 from runner.plan.settings import Job, Phase, Settings
-from runner.verbs.environment import packages
+from runner.verbs.installing import packages
+from runner.verbs.project import looked_for
 from runner.verbs.target import platform_text
 
 IMPORT_LIMIT_S = 300
@@ -159,20 +160,10 @@ class Layers:
         return "; ".join(parts)
 
     def compiling(self, asked: tuple[str, ...]) -> str:
-        """The function `compile`: uv's resolver over the names, requirements.txt and the project's own.
-
-        A pyproject.toml that only configures tools is no project.
-        """
-        code = self.code
-        is_project = f"[ $file != pyproject.toml ] || grep -qE '^\\[(project|build-system)\\]' {code}/$file"
-        first = f'[ -z "$project" ] && [ -f {code}/$file ] && {{ {is_project}; }}'
+        """The function `compile`: uv's resolver over the names, requirements.txt and the project's own."""
         uv = f'{self.uv} pip compile - "${{files[@]}}" --no-header --no-annotate --no-python-downloads'
-        listed = f"if [ -f {code}/requirements.txt ]; then files+=({code}/requirements.txt); fi"
-        return (
-            f"files=(); project=; {listed}; for file in pyproject.toml setup.cfg setup.py; do if {first}; "
-            f'then project={code}/$file; files+=("$project"); fi; done; '
-            f'compile() {{ {line_by_line(*asked)} | {uv} "$@" > /dev/null; }}'
-        )
+        asking = f'compile() {{ {line_by_line(*asked)} | {uv} "$@" > /dev/null; }}'
+        return f"{looked_for(self.code)}; {asking}"
 
     def target(self) -> str:
         """uv's options for the machine: processor and C library, Python, CUDA backend."""

@@ -12,7 +12,14 @@ ended() { # NAME CODE: how a step went; the first failure is the script's exit c
 
 # setup
 (
-cd /home/me/lab && { test -x /home/me/venv/bin/python || /bin/uv venv --quiet --python /bin/python /home/me/venv; } && source /home/me/venv/bin/activate && { install() { /bin/uv pip install --find-links /wheels torch==2.13.0 numpy "$@"; }; case "$(install --dry-run 2>&1)" in *'Would make no changes'*) echo 'nothing to do: all packages are there';; *) install;; esac; }
+cd /home/me/lab && { test -x /home/me/venv/bin/python || /bin/uv venv --quiet --python /bin/python /home/me/venv; } || exit
+source /home/me/venv/bin/activate || exit
+install() { /bin/uv pip install --find-links /wheels torch==2.13.0 numpy "$@"; }
+case "$(install --dry-run 2>&1)" in
+  *"Would make no changes"*) echo "nothing to do: all packages are there";;
+  *) install || exit;;
+esac
+/bin/uv pip freeze 2>/dev/null | sha256sum | cut -c1-64 > /home/me/venv/installed.sha256
 ) </dev/null; ended setup $? || exit
 
 exit "$code"

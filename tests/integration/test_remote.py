@@ -16,6 +16,7 @@ import pytest
 from tests.remote import Rig, result, shared_with_machine
 from tests.simulator.machine import Machine
 from tests.support import HOSTILE_NAME, Lab, soak_size
+from tests.wheels import make_project
 
 TRAIN = ("phase=phase1", "action=train")
 FINISHED = (*TRAIN, "confirm=true", "output=json")
@@ -254,6 +255,36 @@ def test_a_source_is_cloned_there_with_its_submodules_at_the_commit(own: Rig) ->
         done = own.run(*FINISHED)
         assert done.exit_code == 0, done
         assert (own.here(str(result(done)["run"])) / "log").read_text() == "cloned True\n"
+
+
+TWO_COMMITS = """
+set -e; export GIT_AUTHOR_NAME=t GIT_AUTHOR_EMAIL=t@t GIT_COMMITTER_NAME=t GIT_COMMITTER_EMAIL=t@t
+cd served/ours; git init -q; echo "import ours; print(ours.ANSWER)" >train.py
+git add .; git commit -qm 1; git rev-parse HEAD
+sed -i s/42/43/ lib/ours.py; git commit -qam 2; git rev-parse HEAD"""
+
+
+def test_a_source_that_is_a_package_is_installed_there_at_its_commit(own: Rig) -> None:
+    served = own.machine.home / "served/ours"
+    served.mkdir(parents=True)
+    make_project(served, "ours", "ANSWER = 42")
+    os.system(f"chown -R --reference={own.machine.home} {own.machine.home}/served")
+    made = own.machine.ssh(TWO_COMMITS)
+    assert made.returncode == 0, made
+    first, second = made.stdout.split()
+
+    def at(commit: str) -> tuple[str, ...]:
+        own.lab.add_phase(source={"git": "/home/ubuntu/served/ours", "ref": commit})
+        return ("phase=phase1", "confirm=true")
+
+    early = own.run(*at(first), "action=setup")
+    assert early.exit_code == 0 and early.stdout.splitlines()[-1].startswith("phase.source is not")
+    for commit, answer in ((first, "42"), (first, "42"), (second, "43")):
+        done = own.run(*at(commit), "action=train", "output=json")
+        assert done.exit_code == 0, done.stderr
+        assert (own.here(str(result(done)["run"])) / "log").read_text() == f"{answer}\n"
+    again = own.run(*at(second), "action=setup")
+    assert "nothing to do: the phase's own package is there" in again.stdout.splitlines(), again
 
 
 # ------------------------------------------------------------------------------------ setup

