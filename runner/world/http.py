@@ -4,6 +4,7 @@ import json
 import os
 import random
 import time
+from collections.abc import Callable
 
 import httpx
 
@@ -36,10 +37,11 @@ HTTP_ERROR = 22
 
 
 class Cloud:
-    """One conversation with the API. All waiting, timeouts too, is scaled by `time_scale`."""
+    """One conversation with the API. Timeouts are scaled by `time_scale`; `pause` waits, and tells why."""
 
-    def __init__(self, time_scale: float = 1.0) -> None:
+    def __init__(self, time_scale: float, pause: Callable[[float, str], None]) -> None:
         self.time_scale = time_scale
+        self.pause = pause
         self.key = api_key()
         self.client = httpx.Client(
             headers={"User-Agent": USER_AGENT, "Accept": "application/json"}, follow_redirects=False
@@ -52,7 +54,8 @@ class Cloud:
         for num_tried in range(1, NUM_TRIES if request.method == "GET" else 1):
             if not is_passing(result):
                 break
-            self._sleep(patience_s(result, num_tried))
+            line = f"{why(result)}; asked {num_tried} of {NUM_TRIES} times"
+            self.pause(patience_s(result, num_tried), line)
             result = self._send_once(request)
         return result
 
@@ -94,9 +97,6 @@ class Cloud:
         for kind in limits:
             self._sent_at[kind] = time.monotonic()
 
-    def _sleep(self, seconds: float) -> None:
-        time.sleep(seconds * self.time_scale)
-
 
 def api_key() -> str:
     """The key from the environment; UsageError says what is wrong with it without showing it."""
@@ -130,6 +130,13 @@ def is_passing(result: Result) -> bool:
     if result.ok:
         return not is_json(result.stdout)
     return result.status is None or result.status == 429 or result.status >= 500
+
+
+def why(result: Result) -> str:
+    """What a person is told while the same question is asked again."""
+    if result.status is None:
+        return f"the cloud does not answer ({result.stderr.decode(errors='replace')})"
+    return f"the cloud answers HTTP {result.status}" if result.status != 200 else "the cloud answers no JSON"
 
 
 def is_json(text: bytes) -> bool:

@@ -84,7 +84,7 @@ class Real:
         if self._cloud is None:
             from runner.world.http import Cloud
 
-            self._cloud = Cloud(self.time_scale)
+            self._cloud = Cloud(self.time_scale, self.pause)
         result: Result = self._cloud.send(request)
         return result
 
