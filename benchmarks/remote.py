@@ -3,7 +3,8 @@
     python -m benchmarks.remote [ROUNDS] [MEGABYTES]
 
 first byte   from consent (a process with confirm=true) to the first byte of the script in the log here,
-             beside the same steps typed by hand (rsync, `uv pip install` and the script over ssh, tee)
+             beside the same steps typed by hand (rsync, `uv pip list` and the script over ssh, tee),
+             both with the same OpenSSH configuration: a plain one, and one that shares connections
 following    the log of a finished run and of a live one, beside `ssh cat | tee` of the same file
 memory       of the runner while it follows, all its children included
 """
@@ -13,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
@@ -31,7 +31,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place, Machine(share=shared_with_machine()) as machine:
         rig = made_rig(Path(place), machine)
         first_byte(rig, rounds)
-        following(rig, megabytes)
+        following(rig, megabytes, max(3, rounds // 3))
 
 
 def made_rig(place: Path, machine: Machine) -> Rig:
@@ -46,21 +46,37 @@ def made_rig(place: Path, machine: Machine) -> Rig:
 
 
 def first_byte(rig: Rig, rounds: int) -> None:
-    """Medians of both, one after the other in turn."""
+    """Medians of both, with a plain configuration and with one that shares connections."""
+    config = Path(rig.machine.ssh_config)
+    plain = config.read_text()
+    in_turn(rig, rounds, "a plain configuration")
+    socket = rig.home / "shared"
+    config.write_text(f"{plain}  ControlMaster auto\n  ControlPath {socket}\n  ControlPersist 10m\n")
+    in_turn(rig, rounds, "connections shared by the configuration")
+    config.write_text(plain)
+
+
+def in_turn(rig: Rig, rounds: int, what: str) -> None:
+    """The runner, then by hand, and again; no connection is left open from one to the next."""
     ours, by_hand = [], []
-    for number in range(rounds):
-        ours.append(until_first_byte(rig, rig.command(*TRAIN), newest_log(rig, number + 2)))
+    for _ in range(rounds):
+        number = len(list(rig.lab.log.glob("phase1-test/runs/0*"))) + 1
+        ours.append(until_first_byte(rig, rig.command(*TRAIN), rig.here(f"{number:04d}-train") / "log"))
+        hang_up(rig)
         log = rig.home / f"by-hand-{number}"
-        by_hand.append(until_first_byte(rig, ["bash", "-c", typed(rig, log)], lambda log=log: log))
+        by_hand.append(until_first_byte(rig, ["bash", "-c", typed(rig, log)], log))
+        hang_up(rig)
     a, b = median(ours), median(by_hand)
     print(
-        f"first byte, median of {rounds}: runner {a * 1000:.0f} ms, by hand {b * 1000:.0f} ms, {a / b:.2f} ×"
+        f"first byte, {what}, median of {rounds}: "
+        f"runner {a * 1000:.0f} ms, by hand {b * 1000:.0f} ms, {a / b:.2f} ×"
     )
 
 
-def newest_log(rig: Rig, number: int) -> Callable[[], Path]:
-    """Where the log of that run will be."""
-    return lambda: rig.here(f"{number:04d}-train") / "log"
+def hang_up(rig: Rig) -> None:
+    """Ends the connection that the configuration keeps open, if it keeps one."""
+    words = ["ssh", "-F", str(rig.machine.ssh_config), "-O", "exit", "lambda"]
+    subprocess.run(words, capture_output=True, check=False)
 
 
 def typed(rig: Rig, log: Path) -> str:
@@ -77,16 +93,13 @@ def typed(rig: Rig, log: Path) -> str:
     return " && ".join(steps)
 
 
-def until_first_byte(rig: Rig, words: list[str], log: Callable[[], Path]) -> float:
+def until_first_byte(rig: Rig, words: list[str], log: Path) -> float:
     """Seconds until there is something in the log here."""
     started = time.perf_counter()
     running = subprocess.Popen(
         words, cwd=rig.lab.root, env=rig.env(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    if consent := words[0] != "bash" and running.stdout:
-        consent.readline()  # the plan's title: what follows was consented to
-        started = time.perf_counter()
-    while not (log().exists() and log().stat().st_size):
+    while not (log.exists() and log.stat().st_size):
         assert running.poll() in (None, 0)
         time.sleep(0.002)
     taken = time.perf_counter() - started
@@ -94,29 +107,38 @@ def until_first_byte(rig: Rig, words: list[str], log: Callable[[], Path]) -> flo
     return taken
 
 
-def following(rig: Rig, megabytes: int) -> None:
+def following(rig: Rig, megabytes: int, rounds: int) -> None:
     """A log of that size, live and finished, with the memory that following took."""
     lines = megabytes * 10_000
     script = f"import sys\nfor n in range({lines}): sys.stdout.write(f'{{n:08d}} ' + 'x' * 90 + '\\n')"
     rig.lab.add_phase(script=script)
     live, memory = watched(rig, rig.command(*TRAIN))
-    run = sorted(path.name for path in rig.lab.log.glob("phase1-test/runs/0*"))[-1]
-    there = f"Fractal/research-log/phase1-test/runs/{run}/log"
-    step = follow_command(rig, run)
     ssh = f"ssh -F {rig.machine.ssh_config}"
-    plain = f"{ssh} lambda 'cat {there}' | tee {rig.home}/plain >/dev/null"
     job = f'python3 -u -c "{escaped(script)}"'
-    live_plain = f"{ssh} lambda '{job} | tee ~/live.log' | tee {rig.home}/live >/dev/null"
-    cat = timed(rig, plain)
-    by_tee = timed(rig, live_plain)
-    for name in ("log", "exit_code"):
-        (rig.here(run) / name).unlink()
-    finished = timed(rig, step)
-    print(f"following {megabytes} MB of a finished log: {megabytes / finished:.0f} MB/s, "
-          f"ssh cat | tee {megabytes / cat:.0f} MB/s, {cat / finished:.2f} ×")  # fmt: skip
+    by_tee = timed(rig, f"{ssh} lambda '{job} | tee ~/live.log' | tee {rig.home}/live >/dev/null")
+    (rig.home / "live").unlink()
+    finished(rig, megabytes, rounds)
     print(f"the whole run that prints {megabytes} MB: {live:.1f} s, "
           f"ssh job | tee there | tee here {by_tee:.1f} s, {by_tee / live:.2f} × as fast")  # fmt: skip
     print(f"memory of the runner and its children while following: at most {memory / 1e6:.0f} MB")
+
+
+def finished(rig: Rig, megabytes: int, rounds: int) -> None:
+    """The newest run's log, followed anew as `logs` does it, and copied by hand, in turn."""
+    run = max(path.name for path in rig.lab.log.glob("phase1-test/runs/0*"))
+    there = f"Fractal/research-log/phase1-test/runs/{run}/log"
+    copy = f"ssh -F {rig.machine.ssh_config} lambda 'cat {there}' | tee {rig.home}/plain >/dev/null"
+    step = follow_command(rig)
+    ours, by_hand = [], []
+    for _ in range(rounds):
+        for name in ("log", "exit_code"):
+            (rig.here(run) / name).unlink()
+        ours.append(megabytes / timed(rig, step))
+        by_hand.append(megabytes / timed(rig, copy))
+        (rig.home / "plain").unlink()
+    a, b = median(ours), median(by_hand)
+    print(f"following {megabytes} MB of a finished log, median of {rounds}: {a:.0f} MB/s, "
+          f"ssh cat | tee {b:.0f} MB/s, {a / b:.2f} ×")  # fmt: skip
 
 
 def escaped(script: str) -> str:
@@ -125,9 +147,8 @@ def escaped(script: str) -> str:
     return "import sys\n" + body
 
 
-def follow_command(rig: Rig, run: str) -> str:
+def follow_command(rig: Rig) -> str:
     """The text of the step as the plan of `logs` has it."""
-    del run
     document = rig.run("phase=phase1", "action=logs", "output=json").plan
     return str(next(s["command"] for s in document["steps"] if s["name"] == "follow"))
 

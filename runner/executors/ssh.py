@@ -62,11 +62,13 @@ until [ -e "$run"/exit_code ] || flock -n -s "$run"/lock true; do sleep 0.2; don
 tail -c +$((at+1)) -f -s 0.1 --pid=$over "$run"/log; code=$?
 kill $over 2>/dev/null; exit $code"""
 
-# How the run ended (or that it is lost), and the size and checksum of its log.
+# How the run ended (or that it is lost), and the size and checksum of its log. A pipe would take as long
+# as the checksum; it is needed only where somebody whom the job left behind still writes.
 ENDED = """\
-code=$(cat "$run"/exit_code 2>/dev/null) || code=lost; size=$(stat -c %s "$run"/log)
+code=$(cat "$run"/exit_code 2>/dev/null) || code=lost; size() { stat -c %s "$run"/log; }
 sum() { { openssl dgst -sha256 -r 2>/dev/null || sha256sum; } | cut -c1-64; }
-echo $code $size $(head -c $size "$run"/log | sum)"""
+size=$(size); sum=$(sum <"$run"/log); [ "$(size)" = $size ] || sum=$(head -c $size "$run"/log | sum)
+echo $code $size $sum"""
 
 # Runs here. Until the exit code is here: stream from where the log here ends, for ever. Whoever holds
 # the lock writes the log; its children hold it too, so that nothing is written twice when this is
@@ -74,7 +76,7 @@ echo $code $size $(head -c $size "$run"/log | sum)"""
 # (macOS has no flock and no sha256sum, but perl and shasum.)
 FOLLOW = """\
 set +e -o pipefail; trap 'exit 130' INT; trap 'exit 143' TERM HUP
-mkdir -p "$here" || exit; exec 9>>"$here"/follower
+mkdir -p {folders} || exit; exec 9>>"$here"/follower
 flock 9 2>/dev/null || perl -e 'open(F, ">&=9") and flock(F, 2)'
 sum() {{ {{ openssl dgst -sha256 -r || sha256sum || shasum -a 256; }} 2>/dev/null | cut -c1-64; }}
 size() {{ echo $(($(wc -c <"$here"/log))); }}
@@ -194,7 +196,8 @@ class Ssh:
         here = self.home / paths.folder
         stream = self.route.ssh(self._at_run(paths, STREAM), first='"at=$at; "')
         ended = self.route.ssh(self._at_run(paths, ENDED))
-        body = FOLLOW.format(stream=stream.text, ended=ended.text)
+        folders = ['"$here"', *([quote(str(self.route.socket.parent))] if self.route.socket else [])]
+        body = FOLLOW.format(folders=" ".join(folders), stream=stream.text, ended=ended.text)
         names = f"here={quote(str(here))}; alias={quote(self.route.alias)}"
         return Step(
             "follow",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from runner.errors import UsageError
 from runner.plan.command import Command, sh
+from runner.plan.route import LONGEST_SOCKET
 
 BLOCK = re.compile(
     rb"^# >>> fractal-runner (?P<alias>\S+)[^\n]*\n(?P<body>(?:(?!# >>> fractal-runner )[^\n]*\n)*?)"
@@ -20,7 +21,6 @@ BLOCK = re.compile(
 ALL_HOSTS = re.compile(rb"^Host \*[^\S\n]*\n\Z", re.MULTILINE)
 SCOPE = re.compile(rb'^[^\S\n]*"?(?:host|match)"?(?:[^\S\n=]|=|$)[^\n]*', re.MULTILINE | re.IGNORECASE)
 EVERY_SCOPE = re.compile(rb"\s*(?:host[\s=]+\*|match[\s=]+all)\s*", re.IGNORECASE)
-LONGEST_SOCKET = 90  # of a control socket: the kernel's limit is 108, and ssh adds 17 while it makes one
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """How commands reach a machine: the words with which every ssh and rsync line for it begins."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 from runner.plan.command import Command, quote, sh, spell
@@ -8,20 +9,36 @@ from runner.plan.settings import Settings
 
 # A dead link is noticed after 15 s instead of after hours.
 PATIENCE = ("-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=5")
+# Processors have instructions for AES-GCM: a log comes home a third faster than by ssh's first choice.
+# The other two are what ssh falls back on anyway.
+CIPHERS = ("-c", "aes128-gcm@openssh.com,chacha20-poly1305@openssh.com,aes256-ctr")
+LONGEST_SOCKET = 90  # of a control socket: the kernel's limit is 108, and ssh adds 17 while it makes one
 
 
 @dataclass(frozen=True)
 class Route:
-    """The machine that ssh calls `alias`; `config` is the OpenSSH configuration, None for its own default."""
+    """The machine that ssh calls `alias`; `config` is the OpenSSH configuration, None for its own default.
+
+    Where there is a `socket`, the first command leaves its connection there for those that follow it.
+    """
 
     alias: str
     config: Path | None = None
+    socket: Path | None = None
 
     @property
     def words(self) -> tuple[str, ...]:
         """`ssh` with its options, without the machine."""
         config = ("-F", str(self.config)) if self.config else ()
-        return ("ssh", *config, *PATIENCE)
+        return ("ssh", *config, *PATIENCE, *CIPHERS, *self._sharing)
+
+    @property
+    def _sharing(self) -> tuple[str, ...]:
+        """One connection for a plan's steps. Five seconds are long between two of them, and short where an
+        ssh before 8.5 keeps our end of its stderr open meanwhile."""
+        if self.socket is None:
+            return ()
+        return ("-o", "ControlMaster=auto", "-o", f"ControlPath={self.socket}", "-o", "ControlPersist=5")
 
     def ssh(self, remote: Command, stdin: bool = False, first: str = "") -> Command:
         """Run `remote` in the machine's login shell.
@@ -62,4 +79,19 @@ def rsync_quote(word: str) -> str:
 
 def route_of(settings: Settings) -> Route:
     """The way to the machine of these settings."""
-    return Route(settings.alias, None if settings.ssh.is_default else settings.ssh.config)
+    config = None if settings.ssh.is_default else settings.ssh.config
+    return Route(settings.alias, config, settings.ssh.socket)
+
+
+def sharing(settings: Settings, run: str) -> Settings:
+    """The same, where each command of this run's plan goes through the connection of the one before.
+
+    A socket of its own, so that an alias that leads elsewhere by now leads there. None where its path is
+    too long, or has to be quoted: ssh, its configuration and rsync each do that in a way of their own.
+    The plan's first command has to make the folder.
+    """
+    socket = settings.paths.state / f"ssh-{sha256(run.encode(errors='surrogateescape')).hexdigest()[:8]}"
+    text = str(socket)
+    if len(text) > LONGEST_SOCKET or "%" in text or quote(text) != text:
+        return settings
+    return replace(settings, ssh=replace(settings.ssh, socket=socket))

@@ -100,13 +100,17 @@ class Remote:
 
 @dataclass(frozen=True)
 class Ssh:
-    """How machines are reached. `config` is absolute; `is_default` when it is OpenSSH's own."""
+    """How machines are reached. `config` is absolute; `is_default` when it is OpenSSH's own.
+
+    `socket` is where the commands of one plan share their connection, if they do.
+    """
 
     config: Path
     is_default: bool
     port: int = 22
     user: str = "ubuntu"
     identity: Path | None = None
+    socket: Path | None = None
 
 
 @dataclass(frozen=True)

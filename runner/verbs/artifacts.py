@@ -219,7 +219,8 @@ def clone(settings: Settings, phase: Phase, source: Source) -> Command:
     folder, root = quote(folder_of(settings, phase)), spell(home_or_path(settings.remote.root))
     git, ref = quote(source.git), quote(source.ref)
     text = CLONE.format(root=root, folder=folder, git=git, ref=ref)
-    return route_of(settings).ssh(Command(text))
+    cloned = route_of(settings).ssh(Command(text))
+    return sh("mkdir", "-p", settings.paths.state) & cloned if settings.ssh.socket else cloned
 
 
 def backup(settings: Settings) -> Asking[Plan]:

@@ -85,13 +85,15 @@ def planned(settings: Settings, declared: Job, work_of: Callable[[RunPaths], Wor
 
 def job_steps(settings: Settings, phase: Phase, code: Code, submission: Submission) -> tuple[Step, ...]:
     """The environment and the job; for a machine also its code before, and its artifacts behind."""
-    steps = (setup_step(settings, phase), *executor_of(settings).submit(submission))
     if settings.instance.is_local:
-        return steps
+        return (setup_step(settings, phase), *executor_of(settings).submit(submission))
+    from runner.plan.route import sharing
     from runner.verbs.artifacts import backup_step, sync_step
 
-    home = (backup_step(settings, phase),) if phase.artifacts else ()
-    return (sync_step(settings, phase, code), *steps, *home)
+    shared = sharing(settings, str(submission.paths.folder))
+    home = (backup_step(shared, phase),) if phase.artifacts else ()
+    job = executor_of(shared).submit(submission)
+    return (sync_step(shared, phase, code), setup_step(shared, phase), *job, *home)
 
 
 def declared_job(settings: Settings, phase: Phase) -> Job:

@@ -12,6 +12,7 @@ from runner.facts.research_log import RunPaths, find_run, next_run, run_names
 from runner.facts.run import RunState, RunStatus
 from runner.plan.command import sh
 from runner.plan.plan import Effect, Plan, Target
+from runner.plan.route import sharing
 from runner.plan.settings import LOCAL, Settings
 from runner.verbs.own_line import own_line
 from runner.verbs.target import executor_of, target_of
@@ -66,7 +67,9 @@ def logs(settings: Settings) -> Asking[Plan]:
     yield from ()
     started = started_run(settings)
     check_started(settings, started)
-    steps = executor_for(settings, started).logs(paths_of(settings, started), settings.lines)
+    paths = paths_of(settings, started)
+    way = settings if settings.lines is not None else sharing(settings, str(paths.folder))
+    steps = executor_for(way, started).logs(paths, settings.lines)
     return Plan(
         action="logs",
         effect=Effect.READ,
