@@ -120,7 +120,7 @@ def run(arguments: list[str]) -> int:
 
 
 def tell_running(settings: Any, now: float) -> None:
-    """The last lines of every answer: what is running, and at what price; on stdout unless that is data."""
+    """The last lines of every answer: what is running, and at what price; where stdout is data, on stderr."""
     from runner.facts.ledger import LEDGER, read_ledger
 
     if not (settings.paths.state / LEDGER).exists():
@@ -128,7 +128,8 @@ def tell_running(settings: Any, now: float) -> None:
     from runner.view.machines import running_lines
 
     sys.stdout.flush()
-    out = sys.stdout if settings.output == "text" else sys.stderr
+    is_answer = settings.output == "text" and settings.action != "logs"  # whose stdout is the log
+    out = sys.stdout if is_answer and settings.confirm == "false" else sys.stderr
     for line in running_lines(read_ledger(settings.paths.state), now):
         print(line, file=out)
 

@@ -1,5 +1,6 @@
 """Hydra's own flags: parsed by Hydra's parser; those that only show something are served by Hydra itself."""
 
+import os
 import sys
 from argparse import ArgumentParser
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from runner.errors import UsageError, choices
+from runner.verbs.verb import VERBS
 
 SHOWING = ("hydra_help", "cfg", "info", "shell_completion")
 UNSUPPORTED = ("config_path", "config_name", "experimental_rerun", "run")
@@ -20,6 +22,7 @@ class Flags:
     multirun: bool
     config_dir: Path | None
     is_hydras: bool
+    shell_query: str = ""  # the shell that wants a completion
 
 
 def parse(arguments: list[str]) -> Flags:
@@ -40,7 +43,32 @@ def parse(arguments: list[str]) -> Flags:
         multirun=parsed.multirun,
         config_dir=Path.cwd() / parsed.config_dir if parsed.config_dir else None,
         is_hydras=any(getattr(parsed, name) for name in SHOWING),
+        shell_query=next((o.removeprefix("query=") for o in parsed.overrides if o.startswith("query=")), ""),
     )
+
+
+def actions_to_complete(line: str) -> list[str]:
+    """What may follow `action=` at the end of a command line: the verbs, and the jobs of its phase.
+
+    Hydra completes a value by the one that is configured, and takes no second plugin for a shell
+    (hydra/_internal/hydra.py, "Multiple plugins installed"); so this one key is answered before it asks.
+    """
+    *words, last = line.split(" ")
+    if not last.startswith("action="):
+        return []
+    from runner.compose import conf_folders
+    from runner.conf_file import declared, file_of
+
+    try:
+        flags = parse([word for word in words[1:] if word])
+    except UsageError:  # a line that is not finished yet
+        return []
+    chosen = dict(word.partition("=")[::2] for word in flags.overrides)
+    file = file_of("phase", chosen.get("phase", ""), conf_folders(flags.config_dir))
+    jobs = [job for _, names in declared(file) for job in names] if file else []
+    return [
+        f"action={name}" for name in (*jobs, *(v.name for v in VERBS)) if f"action={name}".startswith(last)
+    ]
 
 
 def refuse(message: str, parser: ArgumentParser) -> NoReturn:
@@ -55,6 +83,9 @@ def serve(flags: Flags, arguments: list[str]) -> int:
     """Let Hydra show its help, the composed configuration, its information or a completion."""
     import hydra
 
+    if flags.shell_query and (actions := actions_to_complete(os.environ.get("COMP_LINE", ""))):
+        print("\n".join(actions) if flags.shell_query == "fish" else " ".join(actions))
+        return 0
     from runner.compose import Typed, compose_config, verbatim_in_grammar
     from runner.config import CONF
 

@@ -149,7 +149,8 @@ class Ssh:
         there = below(self.root, folder)
         push = self.route.rsync("-t", "--ignore-existing", there=sh("mkdir", "-p", there) & sh("cd", there))
         names = " ".join(spell(f"./{file.name}") for file in submission.files)
-        copy = Command(f"{push.text} {names} {self.route.far}").within(self.home / folder)
+        copied = self.route.copied(f"{push.text} {names} {self.route.far}")
+        copy = Command(copied).within(self.home / folder)
         reason = f"{len(submission.files)} file{'s' * (len(submission.files) != 1)} → {self.route.alias}"
         return (*written(self.home, submission), Step("configs", copy, on=self.route.alias, reason=reason))
 

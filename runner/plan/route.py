@@ -65,6 +65,15 @@ class Route:
             f"rsync {' '.join(map(spell, options))} -e {quote(shell)} --rsync-path={quote(far.text)}"
         )
 
+    def copied(self, text: str) -> str:
+        """The rsync line `text`, failing with 255 when the machine is not reached.
+
+        When its ssh dies rsync gives 255 or, as often, 12 ("error in the protocol"), whichever it hears
+        of first (rsync 3.2, wait_process_with_flush). Behind a 12 ssh itself is asked.
+        """
+        asked = self.ask(Command("true")).text
+        return f"{{ {text} || {{ code=$?; [ $code != 12 ] || {asked} || code=$?; (exit $code); }}; }}"
+
     @property
     def far(self) -> str:
         """The folder that `there` leads to, as rsync names it."""

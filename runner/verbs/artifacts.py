@@ -25,7 +25,8 @@ set +e -o pipefail
 {state}
 theirs() {{ {theirs}
 }}
-fetch() {{ {rsync} {far} $new/files; }}
+fetch() {{ {fetch}
+}}
 differing() {{
   while IFS=/ read -r -d "" sum size name; do
     [ "$(state "$name")" = "$sum/$size" ] || printf "%s/%s/%s\\0" "$sum" "$size" "$name"
@@ -156,7 +157,7 @@ def push(settings: Settings, phase: Phase, inputs: tuple[str, ...]) -> Command:
     new = quote(f"{pushed}.new")
     steps = [
         f"mkdir -p {quote(str(pushed.parent))} && cd {quote(str(settings.paths.root))}",
-        f"{files} | tee {new} | {rsync.text} ./ {route.far}",
+        f"{files} | tee {new} | {route.copied(f'{rsync.text} ./ {route.far}')}",
         *remove_vanished(settings, phase, pushed),
         f"mv {new} {quote(str(pushed))}",
     ]
@@ -256,8 +257,7 @@ def backup_step(settings: Settings, phase: Phase) -> Step:
         state=FILE_STATE,
         phase=quote(str(here)),
         theirs=recorded.text,
-        rsync=route.rsync(*options, there=there).text,
-        far=route.far,
+        fetch=route.copied(f"{route.rsync(*options, there=there).text} {route.far} $new/files"),
     )
     reason = f"{' '.join(phase.artifacts)} → {settings.paths.shown(here)}/, verified by checksum"
     return Step("backup", Command(f"({body})"), reason=reason)

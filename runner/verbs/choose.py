@@ -7,12 +7,14 @@ from runner.errors import UsageError, choices
 from runner.facts.fact import Asking
 from runner.plan.fold import SweptJob
 from runner.plan.settings import Settings
-from runner.verbs.verb import VERBS, verb_named
+from runner.verbs.own_line import OF_ONE_VERB, key_of
+from runner.verbs.verb import OF_JOB, VERBS, verb_named
 
 
 def rules_for(settings: Settings) -> Asking[Any]:
     """The generator that asks and then plans. UsageError with the near matches for an unknown action."""
     if verb := verb_named(settings.action):
+        check_keys(settings, verb.keys)
         if settings.phase and settings.phase.job(verb.name):
             raise UsageError(
                 f"phase.jobs.{verb.name} of {settings.phase.name}: {verb.name} is a verb already",
@@ -20,6 +22,7 @@ def rules_for(settings: Settings) -> Asking[Any]:
             )
         return verb.ask(settings)
     if settings.phase and settings.phase.job(settings.action):
+        check_keys(settings, OF_JOB)
         if settings.resume is not None:
             from runner.verbs.sweep import resumed
 
@@ -39,9 +42,38 @@ def sweep_rules(settings: Settings, members: Sequence[SweptJob]) -> Asking[Any]:
         )
     if settings.phase is None or settings.phase.job(settings.action) is None:
         raise unknown_action(settings)
+    check_keys(settings, OF_JOB)
     from runner.verbs.sweep import sweep
 
     return sweep(settings, members)
+
+
+# What works on the machine of the settings, which on `local` no name can change.
+ON_MACHINE = ("sync", "setup", "run", "backup")
+
+
+def check_keys(settings: Settings, taken: tuple[str, ...]) -> None:
+    """UsageError for a key of single verbs that was typed and would be passed over by this one."""
+    given = {key_of(word): word for word in settings.typed if not word.endswith("=null")}
+    for key in (key for key in OF_ONE_VERB if key != "action"):
+        if key in given and key not in taken:
+            raise UsageError(
+                f"{given[key]}: action={settings.action} takes no {key}=",
+                f"It belongs to: {', '.join(takers(key))}. Leave it out, or give another action=.",
+            )
+    is_on_machine = verb_named(settings.action) is None or settings.action in ON_MACHINE
+    if "machine" in given and settings.instance.is_local and is_on_machine:
+        raise UsageError(
+            f"{given['machine']}: instance=local is this computer, and machine= names a rented one",
+            "To work on that machine say of what kind it is: instance=gpu_1x_a10",
+            "To work here leave machine= out.",
+        )
+
+
+def takers(key: str) -> list[str]:
+    """The actions that take a key of single verbs."""
+    jobs = ["a job of the phase"] if key in OF_JOB else []
+    return [*(f"action={verb.name}" for verb in VERBS if key in verb.keys), *jobs]
 
 
 def unknown_action(settings: Settings) -> UsageError:

@@ -21,7 +21,7 @@ from runner.facts.health import (
 from runner.facts.run import RunState
 from runner.plan.route import Route
 from runner.plan.settings import LOCAL, DoctorRule, Settings
-from runner.verbs.own_line import key_of, line_of, own_line, single
+from runner.verbs.own_line import OF_ONE_VERB, key_of, line_of, own_line, single
 from runner.verbs.runs import Started, paths_of, started_run
 
 # Who else is asked: `module:function` below runner.verbs, a generator that returns Diagnoses.
@@ -88,9 +88,11 @@ class Evidence:
         """A command line for the same phase, research log and machine, as the run was started."""
         typed_now = {key_of(word) for word in self.settings.typed}
         typed_then = [word for word in self.arguments if key_of(word) not in typed_now]
-        replaced = {key_of(word) for word in overrides} | {"action", "run", "lines", "command"}
+        is_again = f"action={self.action}" in overrides
+        dropped = ("action", "run", "lines", "command") if is_again else OF_ONE_VERB
+        replaced = {key_of(word) for word in overrides} | set(dropped)
         words = [*self.settings.typed, *typed_then]
-        kept = words if f"action={self.action}" in overrides else single(words)
+        kept = words if is_again else single(words)
         rest = [word for word in kept if key_of(word) not in replaced]
         return line_of(self.settings, *rest, *overrides)
 

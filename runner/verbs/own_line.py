@@ -26,7 +26,7 @@ def own_line(settings: Settings, action: str, machine: str | None = None, *more:
     words = [f"action={action}", *([f"machine={machine}"] if machine else [])]
     said = {key_of(word) for word in (*words, *more)} | set(OF_ONE_VERB)
     context = [word for word in single(settings.typed) if key_of(word) not in said]
-    return line_of(settings, *words, *context, *more)
+    return line_of(settings, *words, *more, *context)
 
 
 def same_line(settings: Settings, *more: str) -> str:

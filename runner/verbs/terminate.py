@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from runner.errors import choices
 from runner.facts.fact import Asking
 from runner.facts.health import failed_before_start
 from runner.facts.lambda_cloud import Rented, terminate_request
@@ -75,7 +76,7 @@ def terminate(settings: Settings) -> Asking[Plan]:
         reason=loss.reason,
         refused=loss.reason is not None,
         details=details(settings, seen, machine, held),
-        notes=notes(settings, machine, loss),
+        notes=(*notes(settings, machine, loss), *unmatched(settings.discard, held)),
         then=own_line(settings, "status"),
     )
 
@@ -151,6 +152,22 @@ def names(word: str, path: str) -> bool:
     word = word.strip("/").removeprefix("./")
     whole = f"/{path}/"
     return bool(word) and (whole.startswith(f"/{word}/") or f"/{word}/" in whole)
+
+
+def unmatched(discard: tuple[str, ...], held: Holdings | None) -> tuple[str, ...]:
+    """What `discard` names and the machine does not hold: it accepts no loss, so it may be a slip."""
+    if held is None:
+        return ()
+    paths = [*(run.folder for run in held.runs), *(file.path for file in held.files)]
+    known = [*paths, *(path.rpartition("/")[2] for path in paths)]
+    notes = []
+    for word in discard:
+        if word == UNREACHABLE:
+            notes.append(f"discard=[{word}] accepts nothing: the machine answers, and was looked at")
+        elif not any(names(word, path) for path in paths):
+            meant = choices(word, known, "")[:-1]
+            notes.append(f"discard=[{word}] matches nothing on the machine. {' '.join(meant)}".strip())
+    return tuple(notes)
 
 
 def phase_folder(path: str) -> str:
@@ -250,15 +267,15 @@ def notes(settings: Settings, machine: Rented, loss: Loss) -> tuple[str, ...]:
     given_up = (f"will be lost, as discard says: {listed(list(loss.accepted))}",) if loss.accepted else ()
     if loss.reason is None:
         return given_up
-    choices = {phase: choice for phase, (choice, _) in declared_phases(settings).items()}
+    stems = {phase: choice for phase, (choice, _) in declared_phases(settings).items()}
     lost = [*(run.folder for run in loss.alive), *(file.path for file in loss.files)]
     folders = sorted({phase_folder(path).rpartition("/")[2] for path in lost})
     which = machine.name or machine.id
     kind = kind_of(settings, machine)
     backups = tuple(
-        f"to bring it home: {own_line(settings, 'backup', which, f'phase={choices[folder]}', *kind)}"
+        f"to bring it home: {own_line(settings, 'backup', which, f'phase={stems[folder]}', *kind)}"
         for folder in folders
-        if folder in choices
+        if folder in stems
     )
     words = [UNREACHABLE] if loss.unseen else lost
     return (

@@ -15,7 +15,7 @@ class Verb:
     """`rules` is `module:function` below runner.verbs, imported only when the verb is used.
 
     So is `words`: a function of the settings and the exit code that reads what the verb's plan left
-    behind and says, a line each, what that means.
+    behind and says, a line each, what that means. `keys` are those of single verbs that it takes.
     """
 
     name: str
@@ -23,6 +23,7 @@ class Verb:
     summary: str
     rules: str
     words: str | None = None
+    keys: tuple[str, ...] = ()
 
     def ask(self, settings: Settings) -> Asking[Any]:
         """The verb's questions for these settings, and then its Plan or Report."""
@@ -43,6 +44,9 @@ class Verb:
 
 # In the order of a machine's life, which is the order of --help.
 READ, CHANGE, PAY, DESTROY = Effect.READ, Effect.CHANGE, Effect.PAY, Effect.DESTROY
+OF_RUN = ("run", "lines")
+OF_LAUNCH = ("wait_for_capacity", "budget_usd")
+OF_JOB = ("run", "resume", "require_preflight")
 VERBS = (
     Verb("discover", READ, "the phases, their states, and what to type next", "discover:discover"),
     Verb(
@@ -50,20 +54,26 @@ VERBS = (
         *("preflight:preflight", "afterwards:words"),
     ),
     Verb("available", READ, "instance types, their price, where they are free", "available:available"),
-    Verb("launch", PAY, "a new machine under a name of ours", "launch:launch"),
+    Verb("launch", PAY, "a new machine under a name of ours", "launch:launch", keys=OF_LAUNCH),
     Verb("wait", READ, "blocks until ssh answers and CUDA works", "wait:wait"),
     Verb("setup-ssh", CHANGE, "`ssh lambda` works in every terminal", "setup_ssh:setup_ssh"),
-    Verb("up", PAY, "launch, wait, setup-ssh, in one blocking call", "launch:up"),
+    Verb("up", PAY, "launch, wait, setup-ssh, in one blocking call", "launch:up", keys=OF_LAUNCH),
     Verb("sync", CHANGE, "the phase's code on the machine", "artifacts:sync"),
     Verb("setup", CHANGE, "uv and the shared environment, with the phase's packages", "environment:setup"),
-    Verb("run", CHANGE, "one command='…' on the machine, logged like a job", "runs:run"),
+    Verb("run", CHANGE, "one command='…' on the machine, logged like a job", "runs:run", keys=("command",)),
     Verb("status", READ, "machines, dollars so far and per hour, runs, idle GPUs", "status:status"),
-    Verb("logs", READ, "follow a run's log until it ends; Ctrl-C only detaches", "runs:logs"),
-    Verb("stop", CHANGE, "stop a run, not the machine", "runs:stop"),
-    Verb("doctor", READ, "what went wrong, the evidence, and what mends it", "doctor:doctor"),
-    Verb("report", READ, "a page with pictures of a sweep or a run", "report:report"),
+    Verb("logs", READ, "follow a run's log until it ends; Ctrl-C only detaches", "runs:logs", keys=OF_RUN),
+    Verb("stop", CHANGE, "stop a run, not the machine", "runs:stop", keys=OF_RUN),
+    Verb("doctor", READ, "what went wrong, the evidence, and what mends it", "doctor:doctor", keys=OF_RUN),
+    Verb("report", READ, "a page with pictures of a sweep or a run", "report:report", keys=OF_RUN),
     Verb("backup", CHANGE, "the phase's artifacts here, verified by checksum", "artifacts:backup"),
-    Verb("terminate", DESTROY, "the machine gone, after a verified backup", "terminate:terminate"),
+    Verb(
+        "terminate",
+        DESTROY,
+        "the machine gone, after a verified backup",
+        "terminate:terminate",
+        keys=("discard",),
+    ),
 )
 
 

@@ -21,6 +21,11 @@ ended() { # NAME CODE: how a step went; the first failure is the script's exit c
 }
 """
 
+STARTED = (
+    "{run} was started before, and a script is good once: nothing has run. "
+    "For the next run print a new script: the same command line with output=script"
+)
+
 # The document that `confirm=` leaves as result.json. `run` and `log` are JSON already.
 RESULT = (
     '{"format": "runner.result/1", "digest": "%s", "run": %s, "ok": %s, "exit_code": %s, '
@@ -49,7 +54,10 @@ def claim_lines(plan: Plan, folder: str) -> list[str]:
     document = quote(to_json(run_document(plan)))
     return [
         f"mkdir -p {quote(folder.rpartition('/')[0])} || exit",
-        f"mkdir {quote(folder)} || exit 77 # this run was started before",
+        f"mkdir {quote(folder)} 2>/dev/null || {{ # else another run of this script, or of this plan, has it",
+        f"  [ -d {quote(folder)} ] || {{ mkdir {quote(folder)}; exit 1; }}",
+        f"  echo {quote(STARTED.format(run=plan.run))} >&2; exit 77",
+        "}",
         f"printf '%s\\n' {document} > {quote(folder + '/plan.json')} || exit",
         "result() {",
         *(f"  {line}" for line in result_lines(plan, folder)),

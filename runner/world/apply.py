@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.facts.fact import Result
+from runner.facts.health import tail_of
 from runner.facts.samples import members_result
 from runner.plan.command import Command
 from runner.plan.plan import Plan, Request, Step
@@ -60,11 +61,20 @@ def take_in_order(
             tell(outcome(step, result))
             if code == 0:
                 code = 130 if result.interrupted else own_code(step, result)
-                last_lines = tuple(screen.last_lines) if code else ()
+                last_lines = said_last(step, screen) if code else ()
             stopped = result.interrupted or (not result.ok and not step.carries_on)
         if stopped:
             break
     return code, last_lines
+
+
+def said_last(step: Step, screen: Screen) -> tuple[bytes, ...]:
+    """What the step said last; of a job only what is in its log: bash says on the screen who killed it."""
+    shown = tuple(screen.last_lines)
+    if not (isinstance(step.action, Command) and step.action.log):
+        return shown
+    logged = set(tail_of(Path(step.action.log)).split("\n"))
+    return tuple(line for line in shown if line.decode(errors="replace") in logged) or shown
 
 
 def clean_up(plan: Plan, done: list[StepResult], transport: Transport, screen: Screen, tell: Tell) -> int:

@@ -154,7 +154,9 @@ def test_the_script_does_what_confirming_does(
             text = runner(*TRAIN, "output=script", *lab.args, cwd=lab.root).stdout
             assert bash(text, home).returncode == code
             before = tree(lab.root)
-            assert bash(text, home).returncode == 77  # it is good once
+            again = bash(text, home)
+            assert again.returncode == 77  # it is good once
+            assert again.stderr.startswith("0001-train was started before"), again
             assert tree(lab.root) == before
         trees.append(tree(lab.root))
     confirmed, scripted = trees

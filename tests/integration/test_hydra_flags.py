@@ -70,6 +70,7 @@ def test_a_mistake_beside_a_flag_gets_the_same_message(
         ("runner phase=phase11 batch", {"batch_size="}),
         ("runner instance=gpu_1x_a10", {"instance=gpu_1x_a10", "instance=gpu_1x_a100_sxm4"}),
         ("runner phase=phase11 phase.jobs.train.args.l", {"phase.jobs.train.args.lr="}),
+        ("runner phase=phase12 action=", {"action=generate", "action=mutate", "action=terminate"}),
     ],
 )
 def test_completion_in_bash(line: str, expected: set[str], home: Path) -> None:

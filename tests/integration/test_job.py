@@ -33,7 +33,9 @@ def test_a_killed_job_says_by_what(research_log: Lab, runner: Runner) -> None:
     assert done.exit_code == 137, done
     assert "SIGKILL" in done.stderr
     assert "137" in done.stderr
-    assert "last words" in done.stderr
+    shown = done.stderr.partition("its last lines:\n")[2].splitlines()
+    assert shown[0].strip() == "last words", done
+    assert shown[1].startswith("  log "), done  # and not what the shell around it said
 
 
 def test_the_last_lines_are_those_of_the_step_that_failed(research_log: Lab, runner: Runner) -> None:
@@ -41,6 +43,19 @@ def test_the_last_lines_are_those_of_the_step_that_failed(research_log: Lab, run
     done = runner(*TRAIN, "confirm=true", *research_log.args)
     shown = [line.strip() for line in done.stderr.splitlines() if line.startswith("    line")]
     assert shown == [f"line {n}" for n in range(20, 30)]
+
+
+def test_what_runs_and_costs_is_not_mixed_with_a_log(research_log: Lab, runner: Runner) -> None:
+    research_log.add_phase(script="print('a line')")
+    assert runner(*TRAIN, "confirm=true", *research_log.args).exit_code == 0
+    launched = {"event": "launched", "at": 1.0, "id": "f" * 32, "name": "lambda-0001-abcdef"}
+    ledger = research_log.root / ".runner/ledger.jsonl"
+    ledger.parent.mkdir(exist_ok=True)
+    ledger.write_text(json.dumps({**launched, "usd_per_hour": 1.29}) + "\n")
+    logs = runner("phase=phase1", "action=logs", *research_log.args)
+    assert logs.stdout == "a line\n", logs
+    assert "Running: lambda" in logs.stderr
+    assert "Running: lambda" in runner(*research_log.args).stdout
 
 
 def test_both_streams_are_in_the_log_in_order(research_log: Lab, runner: Runner) -> None:

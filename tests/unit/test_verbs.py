@@ -2,10 +2,19 @@
 
 from importlib import import_module
 
+import pytest
+
 from runner.cli import CONF
+from runner.facts.machine import HeldFile, HeldRun, Holdings
+from runner.facts.run import RunState, RunStatus
+from runner.hydra_flags import actions_to_complete
 from runner.plan.plan import Effect
-from runner.verbs.verb import VERBS
+from runner.verbs.own_line import OF_ONE_VERB
+from runner.verbs.terminate import unmatched
+from runner.verbs.verb import OF_JOB, VERBS
 from runner.view.help import help_text
+from tests.conftest import Runner
+from tests.support import Lab
 
 # What the verbs are promised to do to the world.
 PROMISED = {
@@ -37,6 +46,85 @@ def test_the_help_has_each_verb_in_a_line_with_its_effect() -> None:
             line.split()[:1] == [verb.name] and verb.summary in line and line.endswith(verb.effect.value)
             for line in lines
         ), verb.name
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("runner action=se", ["action=setup-ssh", "action=setup"]),
+        ("runner phase=phase12 action=ge", ["action=generate"]),
+        ("runner phase=phase12 -m action=g", ["action=generate"]),
+        ("runner phase=phase12 ", []),
+        ("runner --nonsense action=t", []),
+        ("runner action=nope", []),
+    ],
+)
+def test_an_action_is_completed_by_verbs_and_jobs(line: str, expected: list[str]) -> None:
+    assert actions_to_complete(line) == expected
+
+
+KEYS = {
+    "command",
+    "run",
+    "lines",
+    "resume",
+    "discard",
+    *("wait_for_capacity", "budget_usd", "require_preflight"),
+}
+
+
+def test_every_key_of_single_verbs_belongs_to_one() -> None:
+    assert {key for verb in VERBS for key in verb.keys} | set(OF_JOB) == KEYS
+    assert set(OF_ONE_VERB) > KEYS
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        (("action=status", "run=3"), "It belongs to: action=logs, action=stop, action=doctor, action=report"),
+        (("phase=phase1", "action=train", "lines=5"), "takes no lines="),
+        (("phase=phase1", "action=train", "command=ls"), "It belongs to: action=run."),
+        (("phase=phase1", "action=setup", "resume=3"), "It belongs to: a job of the phase."),
+        (("action=logs", "discard=[x]"), "It belongs to: action=terminate."),
+        (("action=terminate", "budget_usd=3"), "It belongs to: action=launch, action=up."),
+        (("phase=phase1", "action=train", "batch_size=1,2", "-m", "lines=3"), "takes no lines="),
+        (("phase=phase1", "action=train", "machine=lambda-2"), "instance=local is this computer"),
+        (("phase=phase1", "action=backup", "machine=lambda-2"), "instance=gpu_1x_a10"),
+        (("action=run", "command=ls", "machine=lambda-2"), "instance=local is this computer"),
+    ],
+)
+def test_what_a_verb_would_pass_over_is_refused(
+    typed: tuple[str, ...], words: str, research_log: Lab, runner_here: Runner
+) -> None:
+    research_log.add_phase(batch_size=1)
+    done = runner_here(*typed, *research_log.args)
+    assert done.exit_code == 64, done
+    assert words in done.stderr
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ("phase=phase1", "action=train", "run=7"),
+        ("phase=phase1", "action=train", "require_preflight=false", "lines=null", "machine=null"),
+        ("phase=phase1", "action=preflight", "machine=lambda-2"),
+    ],
+)
+def test_what_a_verb_takes_is_taken(typed: tuple[str, ...], research_log: Lab, runner_here: Runner) -> None:
+    research_log.add_phase()
+    done = runner_here(*typed, *research_log.args)
+    assert done.exit_code == 0, done
+
+
+def test_a_word_of_discard_that_matches_nothing_is_told() -> None:
+    run = HeldRun("research-log/phase1-test/runs/0001-train", RunStatus(RunState.ENDED, 0))
+    held = Holdings((run,), (HeldFile("research-log/phase1-test/model.pt", "c", 1),))
+    assert unmatched(("0001-train", "model.pt", "research-log/phase1-test"), held) == ()
+    (slip,) = unmatched(("0001-trian",), held)
+    assert slip == "discard=[0001-trian] matches nothing on the machine. Did you mean 0001-train?"
+    (needless,) = unmatched(("unreachable",), held)
+    assert "the machine answers" in needless
+    assert unmatched(("0001-trian",), None) == ()
 
 
 def test_the_help_fits_a_terminal_and_shows_examples() -> None:
