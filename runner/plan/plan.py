@@ -158,6 +158,13 @@ class Plan:
     then: str | None = None
     members: tuple[Member, ...] = ()
     results: str | None = None  # the folder in which the members of a sweep leave theirs
+    started_by: str | None = None  # of a plan that follows a run again: the digest that started it
+
+    @property
+    def starts_run(self) -> bool:
+        """Whether the run's folder is this plan's to make."""
+        return self.run_folder is not None and self.started_by is None
+
     arguments: tuple[str, ...] = ()  # what was typed for a run, to type it again
 
     @property

@@ -8,10 +8,12 @@ from runner.errors import NeverStarted, Unreachable, UsageError, choices
 from runner.executors.base import Executor, Submission
 from runner.facts.fact import Asking
 from runner.facts.health import failed_before_start
+from runner.facts.metrics import read_lines
 from runner.facts.research_log import RunPaths, find_run, next_run, run_names
 from runner.facts.run import RunState, RunStatus
+from runner.facts.samples import CONFIGS, read_json
 from runner.plan.command import sh
-from runner.plan.plan import Effect, Plan, Target
+from runner.plan.plan import Effect, Member, Plan, Target
 from runner.plan.route import sharing
 from runner.plan.settings import LOCAL, Settings
 from runner.verbs.own_line import own_line
@@ -70,13 +72,31 @@ def logs(settings: Settings) -> Asking[Plan]:
     paths = paths_of(settings, started)
     way = settings if settings.lines is not None else sharing(settings, str(paths.folder))
     steps = executor_for(way, started).logs(paths, settings.lines)
-    return Plan(
+    plan = Plan(
         action="logs",
         effect=Effect.READ,
         target=started.target,
         phase=phase_of(settings, started),
         steps=steps,
         run=started.name,
+    )
+    return plan if settings.lines is not None else followed(plan, settings, started)
+
+
+def followed(plan: Plan, settings: Settings, started: Started) -> Plan:
+    """The plan that sees the run to its end, and then leaves what the one that started it would have left."""
+    first = read_json(started.folder / "plan.json") or {}
+    if "digest" not in first:
+        return plan
+    numbers = sorted(line["member"] for line in read_lines(started.folder / CONFIGS))
+    members = zip(numbers, first.get("members", ()), strict=False)
+    return replace(
+        plan,
+        run_folder=str(started.folder),
+        started_by=first["digest"],
+        artifacts=settings.phase.artifacts if settings.phase else (),
+        members=tuple(Member(n, tuple(m["overrides"]), m["process"]) for n, m in members),
+        results=first.get("results"),
     )
 
 

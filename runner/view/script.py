@@ -42,7 +42,7 @@ def plan_script(plan: Plan) -> str:
         )
     title = " ".join(part for part in (plan.action, plan.phase, plan.run) if part)
     head = HEAD.replace("{digest}", plan.digest).replace("{title}", " ".join(title.split()))
-    lines = [head, *(claim_lines(plan, plan.run_folder) if plan.run_folder else ())]
+    lines = [head, *(claim_lines(plan, plan.run_folder) if plan.run_folder and plan.starts_run else ())]
     lines += [f"trap -- {quote(step.command)} EXIT # {step.name}" for step in plan.steps if step.always]
     for step in (step for step in plan.steps if not step.always):
         lines += ["", f"# {step.name}", *step_lines(step)]

@@ -37,7 +37,7 @@ def apply(plan: Plan, transport: Transport, screen: Screen, tell: Tell) -> PlanR
         cleaned = clean_up(plan, done, transport, screen, tell)
     files = (log_of(plan), present_artifacts(plan))
     finished = PlanResult(plan, code or cleaned, tuple(done), *files, last_lines, members_of(plan))
-    if not finished.is_detached and (problem := state.record_result(finished)):
+    if problem := state.record_result(finished):
         tell(f"warning: {problem.message}")
     return finished
 

@@ -13,7 +13,7 @@ from runner.view.json import run_document, to_json
 
 def claim_run(plan: Plan) -> None:
     """Make the run's folder with the plan in it. Refused when somebody was faster: a run starts once."""
-    if plan.run_folder is None:
+    if plan.run_folder is None or not plan.starts_run:
         return
     folder = Path(plan.run_folder)
     try:
@@ -36,13 +36,26 @@ def claim_run(plan: Plan) -> None:
 def record_result(result: PlanResult) -> RunnerError | None:
     """result.json of the run; a full disk here is told, not raised: the job itself is over."""
     folder = result.plan.run_folder
-    if folder is None:
+    if folder is None or not is_over(result, Path(folder)):
         return None
+    document = result.document()
+    document["digest"] = result.plan.started_by or document["digest"]
     try:
-        write_atomically(Path(folder) / "result.json", to_json(result.document()) + "\n")
+        write_atomically(Path(folder) / "result.json", to_json(document) + "\n")
     except OSError as error:
         return RunnerError(f"result.json could not be written: {error.strerror}")
     return None
+
+
+def is_over(result: PlanResult, folder: Path) -> bool:
+    """Whether this plan saw the end of its run, and nobody told it before.
+
+    Of a run that another plan started only the exit code says so: whoever follows it may just have left.
+    """
+    if result.plan.starts_run:
+        return not result.is_detached
+    ended, told = folder / "exit_code", folder / "result.json"
+    return ended.exists() and not (told.exists() and told.stat().st_mtime >= ended.stat().st_mtime)
 
 
 def write_atomically(path: Path, text: str) -> None:

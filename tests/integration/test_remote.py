@@ -1,6 +1,7 @@
 """Jobs on a rented machine, from the command line to the artifacts, through whatever happens to the link."""
 
 import hashlib
+import json
 import os
 import random
 import re
@@ -344,13 +345,20 @@ def test_interrupting_the_follower_detaches_and_logs_attach_again(rig: Rig) -> N
     said = running.communicate(timeout=10)[0].decode()
     assert running.returncode == 130, said
     assert "Detached: 0001-train runs on, on lambda ($1.29/h)" in said
-    assert "action=logs run=0001" in said
-    assert "action=stop run=0001" in said
+    assert re.search("action=logs .*run=0001", said)
+    assert re.search("action=stop .*run=0001", said)
     assert not (rig.here("0001-train") / "result.json").exists()
     attached = rig.run(*TRAIN[:1], "action=logs")
     assert attached.exit_code == 3, attached
     assert attached.stdout.split() == [str(n) for n in range(8)]
     assert (rig.here("0001-train") / "exit_code").read_text() == "3\n"
+    left = json.loads((rig.here("0001-train") / "result.json").read_text())
+    plan = json.loads((rig.here("0001-train") / "plan.json").read_text())
+    assert (left["digest"], left["run"]) == (plan["digest"], "0001-train")
+    assert (left["ok"], left["exit_code"]) == (False, 3)
+    assert left["log"] == str(rig.here("0001-train") / "log")
+    assert rig.run("action=logs", "lines=1").exit_code == 0
+    assert json.loads((rig.here("0001-train") / "result.json").read_text()) == left
 
 
 def test_logs_need_neither_phase_nor_machine_for_what_is_here(own: Rig) -> None:
