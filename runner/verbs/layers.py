@@ -166,7 +166,11 @@ class Layers:
         return f"{looked_for(self.code)}; {asking}"
 
     def target(self) -> str:
-        """uv's options for the machine: processor and C library, Python, CUDA backend."""
+        """uv's options for the machine: processor and C library, Python, CUDA backend.
+
+        The Python of this machine builds what has no wheel. Not told which, uv tries all there are,
+        half a second each time.
+        """
         machine = self.settings.instance
         if self.is_local:
             return f"--python {self.python_here} {self.cpu_index()}"
@@ -175,7 +179,8 @@ class Layers:
             "--python-version": machine.python if VERSION.fullmatch(machine.python or "") else None,
             "--torch-backend": machine.torch_backend,
         }
-        return sh(*(word for name, value in options.items() if value for word in (name, value))).text
+        words = (word for name, value in options.items() if value for word in (name, value))
+        return f"--python {self.python_here} {sh(*words).text}".rstrip()
 
     def wheels_checked(self) -> str:
         """What has no wheel there is fine when it has none here either: then building it is tested here.
