@@ -1,11 +1,12 @@
 """Questions to a rented machine before anything of ours is set up on it: ssh, CUDA, runs, idleness."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runner.facts.fact import Fact, Result
 from runner.facts.lambda_cloud import Rented
+from runner.facts.metrics import METRICS, Progress, progress_of, whole_lines
 from runner.plan.command import Command, home_or_path, sh, spell
 from runner.plan.settings import Settings
 
@@ -35,16 +36,36 @@ class Cuda:
 
 @dataclass(frozen=True)
 class RemoteRun:
-    """A run's folder on the machine. `state` is running, ended or lost."""
+    """A run's folder on the machine. `state` is running, ended or lost; `progress` what it measured last."""
 
     folder: str
     state: str
     exit_code: int | None
     touched_s_ago: float
+    progress: Progress | None = None
 
-    def document(self) -> dict[str, object]:
-        """As JSON."""
-        return {"run": self.folder, "state": self.state, "exit_code": self.exit_code}
+    @property
+    def name(self) -> str:
+        """`0003-train`."""
+        return self.folder.rpartition("/")[2]
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its processes are alive."""
+        return self.state == "running"
+
+    def document(self, gpu_percent: int | None) -> dict[str, object]:
+        """As JSON; the machine's GPU counts for a run while it runs."""
+        now = self.progress
+        return {
+            "run": self.folder,
+            "state": self.state,
+            "exit_code": self.exit_code,
+            "step": now.step if now else None,
+            "metrics": dict(now.metrics) if now else {},
+            "throughput": dict(now.throughput) if now else {},
+            "gpu_percent": gpu_percent if self.is_running else None,
+        }
 
 
 @dataclass(frozen=True)
@@ -62,7 +83,7 @@ class Inside:
     @property
     def idle_s(self) -> float:
         """For how long nothing ran: since the last run was touched, else since it came up."""
-        if (self.gpu_percent or 0) > 0 or any(run.state == "running" for run in self.runs):
+        if (self.gpu_percent or 0) > 0 or any(run.is_running for run in self.runs):
             return 0.0
         return min([self.up_s, *(run.touched_s_ago for run in self.runs)])
 
@@ -160,6 +181,7 @@ def read_cuda(result: Result) -> Cuda:
     return Cuda(int(match[1]) if match else None, said[-1] if said else f"exit code {result.exit_code}")
 
 
+# The metrics of a phase are those of the run that wrote to them last: begun before, and not over by then.
 INSIDE = """echo "up $(cut -d. -f1 /proc/uptime)"
 nvidia-smi --query-gpu=utilization.gpu --format=csv,noheader,nounits 2>/dev/null | sed 's/^/gpu /'
 cd {root} 2>/dev/null || exit 0
@@ -175,6 +197,11 @@ for run in {log}/*/runs/*/; do
   elif kill -0 "$(cat "$run/pid" 2>/dev/null)" 2>/dev/null; then state=running; fi
   touched=$(stat -c %Y "$run" "$run/log" "$run/exit_code" 2>/dev/null | sort -n | tail -1)
   echo "run $state $((now - touched)) ${{run%/}}"
+  for file in "${{run%runs/*}}{metrics}" "$run/{metrics}"; do
+    [ -s "$file" ] && [ "$file" -nt "$run/token" ] || continue
+    [ -e "$run/exit_code" ] && [ "$file" -nt "$run/exit_code" ] && continue
+    tail -c 16384 "$file" | tail -n 20 | sed 's/^/metrics /'
+  done
 done"""
 
 
@@ -182,7 +209,8 @@ def ask_inside(settings: Settings, machine: Rented) -> Fact[Inside | None]:
     """Runs, GPU use and uptime; None where the machine does not answer."""
     root = spell(home_or_path(settings.remote.root))
     venv = spell(home_or_path(settings.remote.venv))
-    script = INSIDE.format(root=root, venv=venv, log=sh(settings.paths.research_log.name).text)
+    log = sh(settings.paths.research_log.name).text
+    script = INSIDE.format(root=root, venv=venv, log=log, metrics=METRICS)
     return Fact(on_machine(settings, machine, script), read_inside)
 
 
@@ -194,8 +222,16 @@ def read_inside(result: Result) -> Inside | None:
     if not ups:
         return None
     gpus = [int(text) for key, text in told if key == "gpu" and text.strip().isdigit()]
-    runs = tuple(read_run(text) for key, text in told if key == "run")
-    return Inside(ups[0], max(gpus, default=None), runs, has_drifted=("drift", "yes") in told)
+    runs: list[RemoteRun] = []
+    metrics: dict[str, list[str]] = {}
+    for key, text in told:
+        if key == "run":
+            runs.append(read_run(text))
+        elif key == "metrics":
+            metrics.setdefault(runs[-1].folder, []).append(text)
+    measured = {folder: progress_of(whole_lines(lines)) for folder, lines in metrics.items()}
+    each = tuple(replace(run, progress=measured.get(run.folder)) for run in runs)
+    return Inside(ups[0], max(gpus, default=None), each, has_drifted=("drift", "yes") in told)
 
 
 def read_run(text: str) -> RemoteRun:

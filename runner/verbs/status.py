@@ -30,6 +30,7 @@ class InstanceStatus:
 
     def document(self) -> dict[str, Any]:
         """As JSON; `name` is what ssh and machine= understand."""
+        gpu = self.inside.gpu_percent if self.inside else None
         return {
             "name": self.alias if self.is_ours else self.instance.name,
             "id": self.instance.id,
@@ -43,8 +44,8 @@ class InstanceStatus:
             "up_s": round(self.up_s),
             "usd_so_far": round(self.usd_so_far, 4),
             "idle_s": None if self.idle_s is None else round(self.idle_s),
-            "gpu_percent": self.inside.gpu_percent if self.inside else None,
-            "runs": [run.document() for run in self.inside.runs] if self.inside else [],
+            "gpu_percent": gpu,
+            "runs": [run.document(gpu) for run in self.inside.runs] if self.inside else [],
         }
 
 

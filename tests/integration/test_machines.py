@@ -128,8 +128,15 @@ def test_a_machine_from_nothing_to_nothing(rent: Callable[..., Renting]) -> None
         f"mkdir -p {phase}/checkpoints {phase}/runs/0001-train && echo weights >{phase}/checkpoints/a.pt"
     )
     run = f"{phase}/runs/0001-train"
-    renting.ssh(f"echo t >{run}/token; echo 0 >{run}/exit_code; printf 'checkpoints/\\0' >{run}/artifacts")
+    measured = '{"step": 200, "loss": 0.25, "samples_per_second": 424.2}'
+    renting.ssh(f"echo t >{run}/token; printf 'checkpoints/\\0' >{run}/artifacts; sleep 0.02")
+    renting.ssh(f"echo '{measured}' >{run}/metrics.jsonl; sleep 0.02; echo 0 >{run}/exit_code")
     (instance,) = renting.json("action=status")["instances"]
+    assert instance["runs"][0]["metrics"] == {"loss": 0.25}
+    assert instance["runs"][0]["throughput"] == {"samples_per_second": 424.2}
+    told = "lambda 0001-train: ended with exit code 0, step 200, loss 0.25, 424.2 samples/s"
+    assert told in renting("action=status").stdout
+    renting.ssh(f"rm {run}/metrics.jsonl")
     assert (instance["name"], instance["state"]) == ("lambda", "active")
     assert [r["state"] for r in instance["runs"]] == ["ended"]
     assert 0 <= instance["idle_s"] <= instance["up_s"] + 1

@@ -1,0 +1,38 @@
+"""What status makes of the last lines of a metrics file."""
+
+from runner.facts.fact import Result
+from runner.facts.metrics import Progress, progress_of
+from runner.facts.probe import read_inside
+
+START = {"training": "b", "event": "start", "step": 0, "num_parameters": 9, "seconds": 1.0}
+
+
+def test_progress_is_that_of_the_newest_training_alone() -> None:
+    old = {"training": "a", "step": 900, "loss": 0.1, "seconds": 50.0}
+    assert progress_of([old, START]) is None
+    new = {"training": "b", "event": "train", "step": 100, "loss": 0.5, "samples_per_second": 42.0}
+    assert progress_of([old, START, new]) == Progress(100, (("loss", 0.5),), (("samples_per_second", 42.0),))
+
+
+def test_steps_tell_how_fast_they_are_where_nothing_else_does() -> None:
+    lines = [{"step": n, "loss": 1.0, "seconds": n / 4} for n in (10, 20, 20, 40)]
+    assert progress_of(lines) == Progress(40, (("loss", 1.0),), (("steps_per_second", 4.0),))
+    assert progress_of([{"note": "no step"}]) is None
+    assert progress_of([]) is None
+
+
+def test_a_run_has_its_own_metrics_and_the_gpu_while_it_runs() -> None:
+    said = b"""up 900
+gpu 97
+run ended:0 500 research-log/phase1-test/runs/0001-train
+run running 3 research-log/phase1-test/runs/0002-train
+metrics half of a line"}
+metrics {"step": 7, "loss": 0.5}
+"""
+    inside = read_inside(Result(0, said))
+    assert inside
+    documents = [run.document(inside.gpu_percent) for run in inside.runs]
+    assert [(d["step"], d["metrics"], d["gpu_percent"]) for d in documents] == [
+        (None, {}, None),
+        (7, {"loss": 0.5}, 97),
+    ]
