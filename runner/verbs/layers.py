@@ -10,39 +10,20 @@ import re
 import sys
 from pathlib import Path
 
-from runner.executors.base import job_command
-from runner.facts import requirements
 from runner.facts.declared import cpu_builds
 from runner.facts.packages import distribution, has_lower_bound
 from runner.facts.preflights import Subject, lock_key, lock_path, pass_key, record_path
-from runner.facts.requirements import PARSERS
 from runner.plan.command import Command, quote, sh
 from runner.plan.plan import Step
-from runner.plan.settings import Job, Phase, Settings
+from runner.plan.settings import Phase, Settings
 from runner.verbs.installing import packages
 from runner.verbs.project import looked_for
 from runner.verbs.target import platform_text
+from runner.verbs.trial import Trial
 
-IMPORT_LIMIT_S = 300
-HELP_LIMIT_S = 30
 VERSION = re.compile(r"\d+(\.\d+)*")  # instance.python may be a path, of which no resolver knows the version
 NEVER = 'sys_platform == "never"'
 PINS = quote(r"^[A-Za-z0-9][^ ;\]*==[^ ;\]+")
-
-# Runs import statements one by one. One behind a `?` stands in a function, which this job may never
-# call: that its package is missing is told, that its package is broken is a failure.
-IMPORT = """\
-import sys
-for line in sys.argv[1:]:
-    statement, module = line.lstrip("?"), line.split()[1]
-    print("import:", statement, flush=True)
-    try:
-        exec(statement, {})
-    except ModuleNotFoundError as error:
-        if line == statement or error.name != module.split(".")[0]:
-            raise
-        print("not installed:", statement, flush=True)
-"""
 
 
 class Layers:
@@ -74,13 +55,15 @@ class Layers:
         """Fast to slow, then what is remembered, then nothing left behind."""
         source = self.phase.source
         machine = platform_text(self.settings)
+        left_out = tuple(name for name, text in self.stand_ins().items() if text is None)
+        trial = Trial(self.phase, self.subject, self.folder, self.code, left_out)
         return (
             self.step("code", self.fetched(), "phase.source, cloned with its submodules")
             if source
             else self.step("code", self.copied(), "the phase's code, as git would carry it"),
             self.step("resolve", self.resolved(), f"for {machine}; nothing is downloaded"),
             self.step("install", self.installed(), "for a CPU, here, in a throw-away environment"),
-            self.step("import", self.imported(), "what the scripts import, and their --help"),
+            self.step("import", trial.text(), "what the scripts import, and their --help"),
             self.step("remember", self.remembered(), "that this content has passed with this lock"),
             Step("clean", self.cleaned(), reason="whatever happened", always=True),
         )
@@ -250,56 +233,6 @@ class Layers:
         lines += [f"{name}; {NEVER}" for name, text in self.stand_ins().items() if not text]
         return f"--override <({line_by_line(*lines)})" if lines else ""
 
-    # -------------------------------------------------------------------------------- import
-
-    def imported(self) -> str:
-        """Every import, then every --help; with a home and a temporary folder that are thrown away too."""
-        words = f'{sh(*self.import_lines()).text} "${{found[@]}}"'
-        imports = f"limited {IMPORT_LIMIT_S} python -c {quote(IMPORT)} {words} || exit 65"
-        found = f"found=(){self.found_in_source()}"
-        return "; ".join((LIMITED, found, 'cd "$work"/home', imports, 'cd "$work"/code', *self.helps()))
-
-    def import_lines(self) -> tuple[str, ...]:
-        """The statements to try, but for those of packages that are left out here."""
-        imports = self.subject.imports
-        lines = (*imports.top, *(f"?{line}" for line in imports.inner))
-        return tuple(line for line in lines if not self.is_left_out(line))
-
-    def is_left_out(self, statement: str) -> bool:
-        """Whether it imports a package that has no stand-in on a CPU."""
-        name = distribution(statement.split()[1].partition(".")[0])
-        return self.stand_ins().get(name, name) is None
-
-    def found_in_source(self) -> str:
-        """For code that is not here before it is cloned: its statements, read when it is."""
-        if self.phase.source is None:
-            return ""
-        scripts = dict.fromkeys(job.entrypoint for job in self.phase.jobs)
-        reader = f"{sh(sys.executable, requirements.__file__).text} {self.code} {sh(*scripts).text}"
-        return f"; mapfile -d '' -t found < <({reader})"
-
-    def helps(self) -> tuple[str, ...]:
-        """`--help` of each script that has a parser; never a script itself, which might train."""
-        jobs = {job.entrypoint: job for job in reversed(self.phase.jobs)}
-        if self.phase.source:
-            return tuple(self.help(job) for job in jobs.values())
-        able = (s for s in self.subject.scripts_with_help if not any(map(self.is_left_out, s.top)))
-        return tuple(self.help(jobs[script.name]) for script in able)
-
-    def help(self, job: Job) -> str:
-        """One script's --help within its time, with the job's environment and none of its arguments."""
-        script = job.entrypoint if self.phase.source else f"{self.folder}/{job.entrypoint}"
-        run = job_command(Job(job.name, job.entrypoint, env=job.env), script).text
-        late = f"[ $? != 124 ] || echo {quote(f'no end: {script} --help')}"
-        asked = (
-            f"echo {quote(f'help: {script}')}; "
-            f"limited {HELP_LIMIT_S} {run} --help > /dev/null || {{ {late}; exit 65; }}"
-        )
-        if self.phase.source is None:
-            return asked
-        parser = rf"(import|from)[[:space:]]+({'|'.join(sorted(PARSERS))})"
-        return f"if grep -qE {quote(parser)} {quote(script)}; then {asked}; fi"
-
     # -------------------------------------------------------------------------------- remember
 
     def remembered(self) -> str:
@@ -319,13 +252,6 @@ TRAPPED = (
     'leave() { code=$?; trap "" INT TERM HUP; [ -z "${!:-}" ] || kill "$!" 2>/dev/null; '
     '[ "$code" = 0 ] || rm -rf "$work"; exit "$code"; }; '
     "trap leave EXIT; trap 'exit 130' INT; trap 'exit 143' TERM; trap 'exit 129' HUP"
-)
-
-# In the background, so that a signal to the shell is heard at once and handed on by `leave`.
-LIMITED = (
-    'limited() { timeout -k 5 "$1" env -u PYTHONPATH -u PYTHONHOME -u PYTHONDONTWRITEBYTECODE '
-    'HOME="$work"/home TMPDIR="$work"/tmp XDG_CACHE_HOME="$work"/home XDG_CONFIG_HOME="$work"/home '
-    'PATH="$work/venv/bin:$PATH" "${@:2}" < /dev/null & wait "$!"; }'
 )
 
 
