@@ -14,18 +14,16 @@ from omegaconf.errors import OmegaConfBaseException
 from runner.compose import Typed, absolute, compose_config, conf_folders
 from runner.config import CHECKOUT, CONF, GROUPS, SHARED_VENV, RunnerConf
 from runner.errors import UsageError, choices
+from runner.freeze_phase import at_least_one, frozen_job, phase_of
 from runner.plan.plan import DIGEST
 from runner.plan.settings import (
     LOCAL,
-    Data,
     DoctorRule,
     Instance,
     Job,
     Paths,
-    Phase,
     Remote,
     Settings,
-    Source,
     Ssh,
     Value,
 )
@@ -65,7 +63,7 @@ def settings(
     chosen = choice_of(typed)
     return Settings(
         action=plain["action"],
-        phase=_phase(plain["phase"], chosen.get("phase", "")),
+        phase=phase_of(plain["phase"], chosen.get("phase", "")),
         instance=_instance(plain["instance"], chosen.get("instance")),
         paths=_paths(plain["paths"], cwd, folders),
         remote=Remote(**plain["remote"]),
@@ -79,7 +77,7 @@ def settings(
         output=_one_of("output", plain["output"], OUTPUTS),
         command=plain["command"],
         run=plain["run"],
-        lines=_at_least_one("lines", plain["lines"]),
+        lines=at_least_one("lines", plain["lines"]),
         resume=plain["resume"],
         discard=tuple(plain["discard"]),
         wait_for_capacity_s=_duration_s(plain["wait_for_capacity"]),
@@ -100,7 +98,7 @@ def job_of(config: DictConfig, name: str) -> Job | None:
         _batch_size(config.batch_size, config.phase.batch_size)
     except OmegaConfBaseException as error:
         raise UsageError("The configuration cannot be resolved: " + str(error).splitlines()[0]) from error
-    return None if declared is None else _job(name, declared)
+    return None if declared is None else frozen_job(name, declared)
 
 
 def whole(value: Any) -> Any:
@@ -169,12 +167,6 @@ def _generation(plain: Mapping[str, Any]) -> tuple[tuple[str, Value], ...]:
     return tuple(plain.items())
 
 
-def _at_least_one(key: str, number: int | None) -> int | None:
-    if number is not None and number < 1:
-        raise UsageError(f"{key}={number}: it must be 1 or more")
-    return number
-
-
 def _batch_size(number: int | None, declared: int | None) -> int | None:
     """None only where the phase declares none: a job would silently run with its script's own."""
     if number is None and declared is not None:
@@ -182,7 +174,7 @@ def _batch_size(number: int | None, declared: int | None) -> int | None:
             f"batch_size=null: it must be 1 or more; the phase declares {declared}",
             "To let the script decide, take it out of the phase's YAML, or type phase.batch_size=null",
         )
-    return _at_least_one("batch_size", number)
+    return at_least_one("batch_size", number)
 
 
 def _duration_s(text: str | None) -> float | None:
@@ -254,52 +246,6 @@ def _instance(plain: Mapping[str, Any], choice: str | None) -> Instance:
     return Instance(choice=choice or local or (plain["types"] or [name])[0], **rest)
 
 
-def _phase(plain: Mapping[str, Any], choice: str) -> Phase | None:
-    if plain["name"] is None:
-        if choice not in ("", "null"):
-            raise UsageError(f"phase={choice}: its YAML says no phase.name, the folder in the research log")
-        return None
-    name = plain["name"]
-    if "/" in name or name in (".", "..") or "\0" in name or name.startswith("-"):
-        raise UsageError(f"phase.name={name!r} must be the name of a folder in the research log")
-    return Phase(
-        name=name,
-        choice=choice,
-        deps=tuple(plain["deps"]),
-        batch_size=_at_least_one("phase.batch_size", plain["batch_size"]),
-        artifacts=tuple(_below_phase("artifacts", a) for a in plain["artifacts"]),
-        inputs=tuple(plain["inputs"]),
-        data=Data(**plain["data"]) if plain["data"] else None,
-        source=Source(**plain["source"]) if plain["source"] else None,
-        imports=tuple(plain["preflight"]["imports"]),
-        stand_ins=tuple(plain["preflight"]["packages"].items()),
-        builds=tuple(plain["preflight"]["builds"]),
-        jobs=tuple(_job(name, job) for name, job in plain["jobs"].items()),
-    )
-
-
-def _below_phase(key: str, path: str) -> str:
-    if path.startswith("/") or ".." in Path(path).parts or not path.strip("/."):
-        raise UsageError(f"phase.{key}: {path!r} must be a path inside the phase's folder")
-    return path
-
-
-def _job(name: str, plain: Mapping[str, Any]) -> Job:
-    where = f"phase.jobs.{name}"
-    if not re.fullmatch(r"[A-Za-z]\w*(-\w+)*", name):
-        raise UsageError(f"{where}: a job's name is letters, digits, '_' and '-'")
-    if not plain["entrypoint"]:
-        raise UsageError(f"{where}.entrypoint is missing: the script to run, inside the phase's folder")
-    fold = (plain["fold"] or {}).get("load_key")
-    return Job(
-        name=name,
-        entrypoint=_below_phase(f"jobs.{name}.entrypoint", plain["entrypoint"]),
-        args=tuple((k, _value(f"{where}.args.{k}", v)) for k, v in plain["args"].items()),
-        env=tuple((k, _environment(f"{where}.env.{k}", k, v)) for k, v in plain["env"].items()),
-        fold=None if plain["fold"] is None else tuple(fold or ()),
-    )
-
-
 def _doctor_rule(name: str, plain: Mapping[str, str]) -> DoctorRule:
     try:
         re.compile(plain["pattern"])
@@ -308,24 +254,3 @@ def _doctor_rule(name: str, plain: Mapping[str, str]) -> DoctorRule:
     if not plain["pattern"] or not plain["remedy"]:
         raise UsageError(f"doctor.rules.{name}: a pattern and a remedy are needed")
     return DoctorRule(plain["symptom"] or name, plain["pattern"], plain["cause"], plain["remedy"])
-
-
-def _value(key: str, value: Any) -> Value:
-    if isinstance(value, list) and all(isinstance(v, str | int | float) for v in value):
-        return tuple(value)
-    if value is None or isinstance(value, str | int | float):
-        return value
-    raise UsageError(f"{key}: a string, a number, true, false, null or a list of those is wanted")
-
-
-def _environment(key: str, name: str, value: Any) -> str | None:
-    if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
-        raise UsageError(f"{key}: {name!r} cannot be the name of an environment variable")
-    if isinstance(value, list | dict):
-        raise UsageError(f"{key}: a string, a number, true, false or null is wanted")
-    return None if value is None else spell_value(value)
-
-
-def spell_value(value: str | int | float | bool) -> str:
-    """A scalar as a script gets it: true and false in lower case, numbers as Python prints them."""
-    return str(value).lower() if isinstance(value, bool) else str(value)

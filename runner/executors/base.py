@@ -10,7 +10,7 @@ from runner.facts.research_log import RunPaths
 from runner.facts.run import RunStatus
 from runner.plan.command import Command, quote, sh, spell
 from runner.plan.plan import Step
-from runner.plan.settings import Job, Value
+from runner.plan.settings import Job, Value, spelled
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,6 @@ def argument(key: str, value: Value) -> tuple[str, ...]:
     if isinstance(value, tuple):
         return (f"--{key}", *map(spelled, value))
     return (f"--{key}={spelled(value)}",)
-
-
-def spelled(value: Value) -> str:
-    """A scalar as a script gets it: true and false in lower case, numbers as Python prints them."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 # Linux gives one argument of a process 128 KiB at most (MAX_ARG_STRLEN); `bash -c` has the whole step in one.

@@ -8,6 +8,11 @@ Value = Scalar | tuple[Scalar, ...]
 LOCAL = "local"
 
 
+def spelled(value: Value) -> str:
+    """A scalar as a script gets it: true and false in lower case, numbers as Python prints them."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 @dataclass(frozen=True)
 class Job:
     """One script of a phase. `args` and `env` keep the order of the YAML; a None in `env` passes by name.

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from runner.errors import UsageError, choices
-from runner.executors.base import RunFile, Submission, job_command, spelled
+from runner.executors.base import RunFile, Submission, job_command
 from runner.facts.fact import Asking
 from runner.facts.research_log import Code, Revision, RunPaths, code_of, next_run, revision_of
 from runner.plan.command import Command, sh
 from runner.plan.plan import Effect, Member, Plan, Step
-from runner.plan.settings import Job, Phase, Settings, Value
+from runner.plan.settings import Job, Phase, Settings, Value, spelled
 from runner.verbs.environment import needed_phase, setup_step
 from runner.verbs.target import executor_of, target_of
 from runner.verbs.tested import tested

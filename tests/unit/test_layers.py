@@ -24,6 +24,7 @@ LAYERS = (
         "runner.composing",
         "runner.mistakes",
         "runner.compose",
+        "runner.freeze_phase",
         "runner.freeze",
     ),
     ("runner.verbs",),

@@ -192,6 +192,7 @@ YAML_MISTAKES: dict[str, tuple[str, tuple[str, ...]]] = {
         "phase: {name: phase1-test, batch_size: eight}",
         ("phase1.yaml:2: phase.batch_size: it must be a whole number or null",),
     ),
+    "data without an end": ('{"phase": {"name": "phase1-x", "data": {"command": "x"}}}', ("phase.data",)),
     "not a mapping": ("[1, 2]", ("phase1.yaml:2: a mapping is wanted",)),
     "empty": ("", ("phase=phase1", "phase.name")),
 }
