@@ -87,7 +87,8 @@ def tell_total(plan: Plan, settings: Settings) -> None:
     machine = read_ledger(settings.paths.state).by_id(dict(plan.basis).get("machine", ""))
     if machine and machine.until and machine.is_ours:
         hours = (machine.until - machine.since) / 3600
-        say(f"  total     ${machine.usd_until(machine.until):.2f} for {hours:.2f} h", sys.stderr)
+        cost, bound = machine.usd_until(machine.until), machine.bound
+        say(f"  total     {bound}${cost:.2f} for {bound}{hours:.2f} h", sys.stderr)
 
 
 def ask_for_name(plan: Plan, settings: Settings) -> None:

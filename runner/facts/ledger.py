@@ -43,12 +43,18 @@ class Machine:
     usd_per_hour: float = 0.0
     ip: str | None = None
     state: str = "unknown"
-    since: float = 0.0  # of the launch, or of the first sight of a machine that we did not launch
+    since: float = 0.0  # of the launch; where nobody here asked for it, of the first sight
     until: float | None = None
     is_ours: bool = False
     digest: str | None = None
     seen_at: float = 0.0  # when the cloud last said anything of it
     was_listed: bool = False
+    was_asked_for: bool = False  # by an intent of this ledger, not only known from the cloud's list
+
+    @property
+    def bound(self) -> str:
+        """What goes before its age and its cost: both are at least that, where its launch was not seen."""
+        return "" if self.was_asked_for else "≥ "
 
     @property
     def is_alive(self) -> bool:
@@ -113,6 +119,10 @@ class Ledger:
         ours = (m for m in self.machines if m.is_ours and m.id)
         return sum((m.usd_until(now) - m.usd_until(max(start, m.since)) for m in ours), 0.0)
 
+    def bound_this_month(self) -> str:
+        """What goes before the cost of the month: at least, when a machine of ours was not seen to begin."""
+        return next((m.bound for m in self.machines if m.is_ours and m.id and m.bound), "")
+
 
 def read_ledger(state: Path) -> Ledger:
     """The ledger below `state`; no file is an empty one, and a line that is no entry is counted."""
@@ -168,8 +178,10 @@ def number_of(name: str, alias: str) -> int | None:
 def _intent(machines: dict[str, Machine], entry: Entry) -> None:
     before = machines.get(entry["name"])
     machine = Machine(entry["name"], str(entry.get("alias") or alias_of(entry["name"])), since=entry["at"])
-    machine = replace(machine, **described(entry), is_ours=True, digest=entry.get("digest"))
-    if before:  # the next attempt of one launch: it may be billed since the first
+    machine = replace(
+        machine, **described(entry), is_ours=True, was_asked_for=True, digest=entry.get("digest")
+    )
+    if before and before.until is None:  # one of its earlier attempts may have been carried out all the same
         machine = replace(machine, since=before.since)
     machines[entry["name"]] = machine
 
@@ -178,8 +190,14 @@ def _launched(machines: dict[str, Machine], entry: Entry) -> None:
     name = str(entry.get("name") or "")
     asked = machines.pop(name, None) or Machine(name, alias_of(name), since=entry["at"])
     known = machines.get(entry["id"], asked)
-    since = asked.since if asked.id is None else known.since
-    machine = replace(known, id=entry["id"], is_ours=True, since=since, digest=asked.digest)
+    machine = replace(
+        known,
+        id=entry["id"],
+        is_ours=True,
+        since=asked.since if asked.was_asked_for else min(asked.since, known.since),
+        was_asked_for=asked.was_asked_for or known.was_asked_for,
+        digest=asked.digest or known.digest,
+    )
     machines[entry["id"]] = replace(machine, **described(entry), state="booting", seen_at=entry["at"])
 
 

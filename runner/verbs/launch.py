@@ -210,11 +210,11 @@ def refusal(
             f"every preferred type costs more than instance.max_usd_per_hour={ceiling:.2f}: "
             f"from ${cheapest:.2f}/h"
         )
-    spent = seen.ledger.usd_this_month(seen.now)
+    spent, bound = seen.ledger.usd_this_month(seen.now), seen.ledger.bound_this_month()
     dearest = max(offer.usd_per_hour for offer in offers)
     if settings.budget_usd is not None and spent + dearest > settings.budget_usd:
         return (
-            f"budget_usd={settings.budget_usd:.2f}: our machines cost ${spent:.2f} this month, "
+            f"budget_usd={settings.budget_usd:.2f}: our machines cost {bound}${spent:.2f} this month, "
             f"and an hour more may cost ${dearest:.2f}"
         )
     return None

@@ -14,7 +14,7 @@ from runner.verbs.rented import Seen, alias_for, look_and_record
 
 @dataclass(frozen=True)
 class InstanceStatus:
-    """One machine. Uptime and dollars count from its launch, or from when we first saw a stranger's."""
+    """One machine. Uptime and dollars count from its launch, or from when it was first seen: then `bound`."""
 
     alias: str
     instance: Rented
@@ -22,6 +22,7 @@ class InstanceStatus:
     up_s: float
     usd_so_far: float
     inside: Inside | None
+    bound: str = ""  # "≥ " when nobody here saw its launch
 
     @property
     def idle_s(self) -> float | None:
@@ -43,6 +44,7 @@ class InstanceStatus:
             "usd_per_hour": self.instance.usd_per_hour,
             "up_s": round(self.up_s),
             "usd_so_far": round(self.usd_so_far, 4),
+            "at_least": bool(self.bound),
             "idle_s": None if self.idle_s is None else round(self.idle_s),
             "gpu_percent": gpu,
             "runs": [run.document(gpu) for run in self.inside.runs] if self.inside else [],
@@ -57,6 +59,7 @@ class Status:
     doubtful: tuple[Machine, ...]
     filesystems: tuple[Filesystem, ...]
     usd_this_month: float
+    bound_this_month: str
     warnings: tuple[str, ...]
 
     @property
@@ -68,6 +71,11 @@ class Status:
     def usd_so_far(self) -> float:
         """What those that run have cost."""
         return sum((i.usd_so_far for i in self.instances), 0.0)
+
+    @property
+    def bound(self) -> str:
+        """What goes before the sum: "≥ " when one of its parts is a lower bound."""
+        return next((i.bound for i in self.instances if i.bound), "")
 
     def document(self) -> dict[str, Any]:
         """As runner.status/1."""
@@ -101,7 +109,8 @@ def status(settings: Settings) -> Asking[Status]:
         warnings += (f"filesystems are not known: {error.message}",)
     warnings += tuple(drift_warning(row) for row in rows if row.inside and row.inside.has_drifted)
     month = seen.ledger.usd_this_month(seen.now)
-    return Status(tuple(rows), seen.doubtful(), filesystems, month, warnings)
+    bound = seen.ledger.bound_this_month()
+    return Status(tuple(rows), seen.doubtful(), filesystems, month, bound, warnings)
 
 
 def status_of(settings: Settings, seen: Seen, instance: Rented) -> Asking[InstanceStatus]:
@@ -113,8 +122,9 @@ def status_of(settings: Settings, seen: Seen, instance: Rented) -> Asking[Instan
         inside = yield ask_inside(settings, instance)
     since = machine.since if machine else seen.now
     dollars = machine.usd_until(seen.now) if machine else 0.0
+    bound = machine.bound if machine else "≥ "
     alias = alias_for(settings, instance)
-    return InstanceStatus(alias, instance, is_ours, seen.now - since, dollars, inside)
+    return InstanceStatus(alias, instance, is_ours, seen.now - since, dollars, inside, bound)
 
 
 def drift_warning(row: InstanceStatus) -> str:

@@ -176,9 +176,12 @@ def phase_folder(path: str) -> str:
 
 
 def holds_nothing(settings: Settings, seen: Seen, machine: Rented) -> bool:
-    """Whether no run was ever started on it: we launched it, and no run of ours was meant for it since."""
+    """Whether no run was ever started on it: we launched it, and no run of ours was meant for it since.
+
+    A machine that is ours by its name alone may have been used for days before the ledger learnt of it.
+    """
     known = seen.ledger.by_id(machine.id)
-    if known is None or not known.is_ours:
+    if known is None or not known.was_asked_for:
         return False
     return not recorded_runs(settings, machine, known.since)
 
@@ -224,13 +227,14 @@ def already_gone(settings: Settings, seen: Seen) -> Machine | None:
 
 def nothing_to_end(settings: Settings, machine: Machine, now: float) -> Plan:
     """Ending twice harms nobody."""
+    cost = f"{machine.bound}${machine.usd_until(now):.2f}"
     return Plan(
         action="terminate",
         effect=Effect.DESTROY,
         target=Target(machine.alias, "lambda", machine.type, machine.usd_per_hour),
         steps=(),
         basis=(("machine", machine.id or machine.name),),
-        reason=f"the cloud no longer lists {machine.name}; it cost ${machine.usd_until(now):.2f} in all",
+        reason=f"the cloud no longer lists {machine.name}; it cost {cost} in all",
         then=own_line(settings, "status"),
     )
 
@@ -243,7 +247,8 @@ def details(
     rows = [("name", f"{machine.name or '(no name)'} · {machine.id} · {machine.status} in {machine.region}")]
     if known and known.is_ours:
         hours = (seen.now - known.since) / 3600
-        rows.append(("cost", f"${known.usd_until(seen.now):.2f} so far, {hours:.1f} h"))
+        cost = f"{known.bound}${known.usd_until(seen.now):.2f} so far, {known.bound}{hours:.1f} h"
+        rows.append(("cost", cost))
     else:
         rows.append(("cost", "unknown: it was not launched from here"))
     if held is not None:

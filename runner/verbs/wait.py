@@ -6,6 +6,7 @@ from typing import Any
 from runner.errors import CheckFailed, RunnerError, TryLater, UsageError
 from runner.facts.fact import Asking, Pause, Record
 from runner.facts.lambda_cloud import FAILED, Rented
+from runner.facts.ledger import Machine
 from runner.facts.probe import Cuda, Reach, ask_cuda, ask_reach, is_cuda_wanted
 from runner.plan.settings import Settings
 from runner.verbs.own_line import own_line
@@ -169,21 +170,18 @@ def progress(settings: Settings, seen: Seen, boot: Boot) -> str:
         where += ", ssh does not answer yet"
     if boot.cuda and not boot.cuda.works:
         where += f", ssh answers, CUDA does not (error {boot.cuda.code})"
-    since, dollars = cost(seen, machine)
+    known = seen.ledger.by_id(machine.id) or Machine("", "", since=seen.now)
+    up, dollars = seen.now - known.since, known.usd_until(seen.now)
     trouble = f" · {boot.trouble}" if boot.trouble else ""
     name = alias_for(settings, machine)
-    return f"{name} · {machine.status} · {where} · {seen.now - since:.0f} s · ${dollars:.2f} so far{trouble}"
-
-
-def cost(seen: Seen, machine: Rented) -> tuple[float, float]:
-    """Since when it is billed, as far as we know, and how many dollars that makes."""
-    known = seen.ledger.by_id(machine.id)
-    return (known.since, known.usd_until(seen.now)) if known else (seen.now, 0.0)
+    cost = f"{known.bound}{up:.0f} s · {known.bound}${dollars:.2f} so far"
+    return f"{name} · {machine.status} · {where} · {cost}{trouble}"
 
 
 def waited(settings: Settings, seen: Seen, boot: Boot, started: float) -> Waited:
     """The report of success."""
-    _, dollars = cost(seen, boot.instance)
+    known = seen.ledger.by_id(boot.instance.id)
+    dollars = known.usd_until(seen.now) if known else 0.0
     following = own_line(settings, "setup-ssh", boot.instance.name or boot.instance.id)
     alias = alias_for(settings, boot.instance)
     return Waited(alias, boot.instance, seen.now - started, dollars, boot.cuda, following)

@@ -67,8 +67,9 @@ def _(report: Status, paint: Paint) -> str:
     ]
     lines += [filesystem_line(f.name, f.region, f.bytes_used) for f in report.filesystems]
     lines += [paint(f"warning: {warning}", "yellow") for warning in report.warnings]
-    total = f"Together ${report.usd_per_hour:.2f}/h, ${report.usd_so_far:.2f} so far"
-    return "\n".join([*lines, "", f"{total}; our machines this month: ${report.usd_this_month:.2f}."])
+    total = f"Together ${report.usd_per_hour:.2f}/h, {report.bound}${report.usd_so_far:.2f} so far"
+    month = f"our machines this month: {report.bound_this_month}${report.usd_this_month:.2f}"
+    return "\n".join([*lines, "", f"{total}; {month}."])
 
 
 @report_text.register
@@ -90,8 +91,8 @@ def status_row(row: InstanceStatus) -> tuple[str, ...]:
         machine.ip or "-",
         machine.status,
         f"{machine.usd_per_hour:.2f}",
-        duration(row.up_s) if row.is_ours else f"≥ {duration(row.up_s)}",
-        f"{row.usd_so_far:.2f}" if row.is_ours else f"≥ {row.usd_so_far:.2f}",
+        f"{row.bound}{duration(row.up_s)}",
+        f"{row.bound}{row.usd_so_far:.2f}",
         doing(row),
     )
 
@@ -156,6 +157,7 @@ def running_line(machine: Machine, now: float) -> str:
     what = f"{machine.alias} · {machine.type} · {machine.region} · ${machine.usd_per_hour:.2f}/h"
     if machine.is_doubtful:
         return f"Perhaps running: {machine.name} · {what}; to see: action=status"
-    up = f"up {duration(now - machine.since)}, ${machine.usd_until(now):.2f} so far"
+    bound = machine.bound
+    up = f"up {bound}{duration(now - machine.since)}, {bound}${machine.usd_until(now):.2f} so far"
     seen = datetime.fromtimestamp(machine.seen_at, UTC).strftime("%H:%M UTC")
     return f"Running: {what} · {up} ({machine.state} at {seen})"

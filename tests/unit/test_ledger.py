@@ -41,8 +41,38 @@ def test_a_refused_intent_costs_nothing_and_still_spends_its_digest_and_number()
 
 def test_the_next_attempt_of_a_launch_is_the_same_machine() -> None:
     second = INTENT | {"at": 120.0, "region": "us-east-1"}
-    (machine,) = fold([INTENT, {"event": "refused", "at": 101.0, "name": NAME}, second]).machines
+    (machine,) = fold([INTENT, {"event": "doubt", "at": 101.0, "name": NAME}, second]).machines
     assert (machine.region, machine.since, machine.is_doubtful) == ("us-east-1", 100.0, True)
+
+
+def test_an_attempt_that_was_refused_for_certain_is_not_billed_for() -> None:
+    """Ten hours of waiting for capacity cost nothing."""
+    refused = {"event": "refused", "at": 101.0, "name": NAME}
+    rented = [INTENT | {"at": 100 + 10 * HOUR}, LAUNCHED | {"at": 105 + 10 * HOUR}]
+    ledger = fold([INTENT, refused, *rented])
+    assert ledger.machines[0].since == 100 + 10 * HOUR
+    assert ledger.usd_this_month(100 + 11 * HOUR) == pytest.approx(1.29)
+
+
+def test_a_machine_that_only_the_list_told_of_costs_at_least_what_was_seen() -> None:
+    """The ledger was lost and is rebuilt from the cloud's list."""
+    seen = {"event": "seen", "at": 900.0, "id": "f" * 32, "name": NAME, "state": "active"}
+    adopted = fold([LAUNCHED | {"at": 900.0}, seen])
+    (machine,) = adopted.ours
+    assert (machine.since, machine.was_asked_for, machine.bound) == (900.0, False, "≥ ")
+    assert adopted.bound_this_month() == "≥ "
+    (earlier,) = fold([seen | {"at": 500.0}, LAUNCHED | {"at": 900.0}]).ours
+    assert (earlier.since, earlier.bound) == (500.0, "≥ ")
+    asked = fold([INTENT, LAUNCHED, seen])
+    assert (asked.ours[0].since, asked.ours[0].bound, asked.bound_this_month()) == (100.0, "", "")
+
+
+def test_a_launch_that_is_written_twice_stays_one_that_was_asked_for() -> None:
+    """`status` in another window may adopt what a launch has just recorded."""
+    ledger = fold([INTENT, LAUNCHED, LAUNCHED | {"at": 107.0}])
+    (machine,) = ledger.ours
+    assert (machine.since, machine.was_asked_for) == (100.0, True)
+    assert ledger.spent("p0123456789ab") == NAME
 
 
 def test_a_stranger_is_remembered_and_not_ours() -> None:

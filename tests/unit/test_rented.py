@@ -1,0 +1,135 @@
+"""What the verbs make of the cloud's list and the ledger on disk: whose machine, since when, gone or not."""
+
+import json
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.errors import RunnerError
+from runner.facts.fact import Fact, Now, Pause, Record, Result
+from runner.facts.ledger import LEDGER, Ledger, read_ledger
+from runner.freeze import load
+from runner.plan.command import Command
+from runner.plan.plan import Plan, Request
+from runner.plan.settings import Settings
+from runner.verbs.rented import owner
+from runner.verbs.status import Status, status
+from runner.verbs.terminate import terminate
+from runner.view.machines import running_lines
+from runner.view.paint import Paint
+from runner.view.text import report_text
+from runner.world.ledger import append
+
+ID = "1" * 32
+TYPE = {"name": "gpu_1x_a10", "price_cents_per_hour": 129, "gpu_description": "A10", "specs": {"gpus": 1}}
+HOUR = 3600.0
+
+
+class World:
+    """A cloud in memory, a clock, and a ledger on disk; no machine answers ssh."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.state = home / ".runner"
+        self.now = 1e6
+        self.lists: list[list[dict[str, Any]]] = []  # the coming answers; the last one stays
+        self.lines: list[str] = []
+
+    def settings(self, *words: str) -> Settings:
+        """As typed in the home folder."""
+        return load(["instance=gpu_1x_a10", f"paths.state={self.state}", *words], self.home)
+
+    def ask(self, asking: Generator[Any, Any, Any]) -> Any:
+        """What `answer()` does, with this world."""
+        try:
+            question = next(asking)
+            while True:
+                try:
+                    given = self.reply(question)
+                except RunnerError as error:
+                    question = asking.throw(error)
+                else:
+                    question = asking.send(given)
+        except StopIteration as done:
+            return done.value
+
+    def reply(self, question: Any) -> Any:
+        if isinstance(question, Now):
+            return self.now
+        if isinstance(question, Pause):
+            self.now += question.seconds
+            return self.lines.append(question.line)
+        if isinstance(question, Record):
+            return self.write(**dict(question.entry))
+        assert isinstance(question, Fact)
+        if isinstance(question.ask, Command):
+            return question.read(Result(255, b"", b"ssh: connect to host: Connection timed out"))
+        return question.read(Result(0, json.dumps({"data": self.get(question.ask)}).encode(), status=200))
+
+    def get(self, request: Request) -> Any:
+        answers: dict[str, Any] = {
+            "instance-types": {"gpu_1x_a10": {"instance_type": TYPE, "regions_with_capacity_available": []}},
+            "regions": [{"name": "us-east-1"}],
+        }
+        what = request.url.rpartition("/")[2]
+        if what == "instances":
+            return self.lists.pop(0) if len(self.lists) > 1 else [*self.lists, []][0]
+        return answers.get(what, [])
+
+    def write(self, event: str, **values: Any) -> None:
+        append(self.state / LEDGER, {"event": event, "at": self.now, **values})
+
+    def ledger(self) -> Ledger:
+        return read_ledger(self.state)
+
+    def status(self, *words: str) -> Status:
+        report = self.ask(status(self.settings("action=status", *words)))
+        assert isinstance(report, Status)
+        return report
+
+    def launched(self, name: str) -> None:
+        """A launch of ours, asked for and answered."""
+        price = {"type": "gpu_1x_a10", "region": "us-east-1", "usd_per_hour": 1.29}
+        self.write("intent", name=name, digest="p000000000000", **price)
+        self.write("launched", id=ID, name=name, **price)
+
+
+@pytest.fixture
+def world(home: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setenv("HOME", str(home))
+    return World(home)
+
+
+def row(name: str, **values: Any) -> dict[str, Any]:
+    """A machine in the cloud's list."""
+    there = {"region": {"name": "us-east-1"}, "instance_type": TYPE, "ip": "203.0.113.9"}
+    return {"id": ID, "name": name, "status": "active", **there, **values}
+
+
+def test_a_machine_of_a_rebuilt_ledger_costs_at_least_and_may_hold_anything(world: World) -> None:
+    """Its runs may be older than the ledger, so that nothing here says that it holds nothing."""
+    name = f"lambda-0001-{owner(world.settings())}"
+    world.lists = [[row(name)]]
+    world.status()
+    world.now += HOUR
+    (one,) = world.status().document()["instances"]
+    assert (one["ours"], one["at_least"], one["usd_so_far"]) == (True, True, 1.29)
+    text = report_text(world.status(), Paint(False))
+    assert "≥ 1.29" in text and "≥ $1.29 so far" in text and "this month: ≥ $1.29" in text
+    (line,) = running_lines(world.ledger(), world.now)
+    assert "up ≥ 1 h" in line and "≥ $1.29 so far" in line
+    plan = world.ask(terminate(world.settings("action=terminate")))
+    assert isinstance(plan, Plan) and "cannot be seen" in str(plan.reason)
+    assert "≥ $1.29" in dict(plan.details)["cost"]
+
+
+def test_a_machine_that_was_asked_for_and_never_used_can_go_unseen(world: World) -> None:
+    name = f"lambda-0001-{owner(world.settings())}"
+    world.launched(name)
+    world.lists = [[row(name)]]
+    (one,) = world.status().document()["instances"]
+    assert (one["ours"], one["at_least"]) == (True, False)
+    plan = world.ask(terminate(world.settings("action=terminate")))
+    assert isinstance(plan, Plan) and plan.reason is None
