@@ -5,11 +5,12 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -143,16 +144,28 @@ time.sleep(3)
     rig.lab.add_phase(script=script, env={"HF_TOKEN": None})
     shown = rig.run(*TRAIN, "output=json", HF_TOKEN=secret)
     running = rig.start(*FINISHED, HF_TOKEN=secret)
-    wait_for(rig.there("0001-train") / "pid")
-    time.sleep(0.5)
-    seen = subprocess.run(["ps", "-eo", "args"], capture_output=True).stdout
+    seen = set()
+    while running.poll() is None:  # the machine's processes are among them
+        seen |= command_lines()
+        time.sleep(0.005)
     output = running.communicate()[0]
+    assert any(b"detached" in line for line in seen), "the machine's own bash was looked at"
     assert running.returncode == 0, output
     assert hashlib.sha256(secret.encode()).hexdigest().encode() in output
     assert shown.plan["digest"] in output.decode()  # the value is no part of the plan
-    written = b"".join(p.read_bytes() for r in (rig.root, rig.lab.root) for p in r.rglob("*") if p.is_file())
-    for place in (seen, output, written, shown.stdout.encode()):
+    folders = (rig.machine.home, rig.lab.root, rig.home)
+    written = b"".join(p.read_bytes() for r in folders for p in r.rglob("*") if p.is_file())
+    for place in (*seen, output, written, shown.stdout.encode()):
         assert b"hf_s3cr" not in place
+
+
+def command_lines() -> set[bytes]:
+    """The command lines of all processes that there are at this moment."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            found.add(path.read_bytes())
+    return found
 
 
 def test_a_run_that_another_laptop_started_is_refused_with_the_next_number(rig: Rig) -> None:
@@ -176,6 +189,43 @@ def test_start_may_be_asked_for_twice(rig: Rig) -> None:
     for _ in range(2):
         assert subprocess.run(["bash", "-c", start]).returncode == 0
     assert (rig.there("0001-train") / "log").read_text() == "began\n"
+
+
+# What a Mac has not, or has under another name; and its rsync, which is 2.6.9 or says that it is like it.
+NOT_ON_A_MAC = ("flock", "setsid", "sha256sum", "timeout", "stdbuf", "nproc", "tac", "md5sum", "ionice")
+RSYNC_OF_A_MAC = """#!/bin/bash
+given=("$@")
+while [ $# -gt 0 ]; do
+  case "$1" in
+    -e) shift;;
+    --from0|--files-from=*|--partial-dir=*|--progress|--rsync-path=*|--no-implied-dirs|--sparse) ;;
+    --ignore-existing|-[lptRc]*) ;;
+    -*) echo "rsync: $1: unknown option" >&2; exit 1;;
+  esac; shift
+done
+exec RSYNC "${given[@]}"
+"""
+
+
+@pytest.mark.parametrize("has_openssl", [True, False])
+def test_a_job_from_a_mac(rig: Rig, tmp_path: Path, has_openssl: bool) -> None:
+    missing = {*NOT_ON_A_MAC, "rsync", *(() if has_openssl else ("openssl",))}
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for tool in (path for place in ("/usr/bin", "/bin") for path in Path(place).iterdir()):
+        if tool.name not in missing and not (folder / tool.name).exists():
+            (folder / tool.name).symlink_to(tool)
+    (folder / "rsync").write_text(RSYNC_OF_A_MAC.replace("RSYNC", str(shutil.which("rsync"))))
+    (folder / "rsync").chmod(0o755)
+    script = "open('research-log/phase1-test/out.pt', 'w').write('x'); print('ran'); raise SystemExit(3)"
+    phase = rig.lab.add_phase(script=script, artifacts=["out.pt"], inputs=["input.bin"])
+    (phase / "input.bin").write_text("pushed")
+    done = rig.run(*FINISHED, PATH=str(folder))
+    assert [step["exit_code"] for step in result(done)["steps"]] == [0, 0, 0, 3, 0], done
+    assert ((phase / "out.pt").read_text(), (phase / "run.log").read_text()) == ("x", "ran\n")
+    assert "not found" not in done.stderr
+    attached = rig.run("action=logs", PATH=str(folder))
+    assert (attached.exit_code, attached.stdout) == (3, "ran\n")
 
 
 # ------------------------------------------------------------------------------------ sync
@@ -442,12 +492,11 @@ def test_a_killed_runner_is_taken_up_where_it_was(own: Rig) -> None:
     wait_for(own.there("0001-train") / "pid")
     for number in range(kills):
         time.sleep(random.uniform(0.0, 1.0))
-        everything = number % 2 == 0  # now the runner alone, now all that it started
-        family = family_of(running.pid) if everything else [running.pid]
-        for pid in family:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        running.wait()
+        if number % 2 == 0:  # now all that it started, now the runner alone
+            kill(running)
+        else:
+            running.kill()
+            running.wait()
         running = own.start("phase=phase1", "action=logs")
     running.communicate(timeout=120)
     assert running.returncode == 7
@@ -458,35 +507,91 @@ def test_a_killed_runner_is_taken_up_where_it_was(own: Rig) -> None:
 
 @pytest.mark.soak
 def test_a_backup_that_is_interrupted_ends_whole(own: Rig) -> None:
-    """Interrupted 30 times at random points by cuts, resets and SIGKILL: never half a file under its name."""
+    """Interrupted 30 times at random points, by SIGKILL, resets, cuts and a full disk here in turn."""
     script = """
 import os, pathlib
 out = pathlib.Path(__file__).parent / "checkpoints"
 out.mkdir()
 for n in range(6): (out / f"step {n}.pt").write_bytes(os.urandom(SIZE))
-""".replace("SIZE", str(soak_size(60_000_000, 15_000_000)))
-    folder = own.lab.add_phase(script=script, artifacts=[])
-    assert own.run(*FINISHED).exit_code == 0
-    own.lab.add_phase(script=script, artifacts=["checkpoints/"])
-    there = own.root / "research-log/phase1-test/checkpoints"
-    whole = {path.name: sha256(path) for path in there.iterdir()}
-    for number in range(soak_size(30, 4)):
-        backup = own.start("phase=phase1", "action=backup", "confirm=true")
-        time.sleep(random.uniform(0.5, 2.5))
-        if number % 3 == 2:
-            own.machine.reset()
-            time.sleep(0.2)
-        for pid in family_of(backup.pid):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        backup.wait()
-        for path in (folder / "checkpoints").glob("*.pt"):
-            assert sha256(path) == whole[path.name], f"{path.name} is half there after {number} interruptions"
+"""
+    size = soak_size(60_000_000, 15_000_000)
+    folder = own.lab.log / "phase1-test"
+    with small_disk(folder, 8 * size):
+        own.lab.add_phase(script=script.replace("SIZE", str(size)), artifacts=[])
+        assert own.run(*FINISHED).exit_code == 0
+        own.lab.add_phase(script=script, artifacts=["checkpoints/"])
+        there = own.root / "research-log/phase1-test/checkpoints"
+        whole = {path.name: sha256(path) for path in there.iterdir()}
+        met = dict.fromkeys((how.__name__ for how in INTERRUPTIONS), 0)
+        for number in range(soak_size(30, 4)):
+            how = INTERRUPTIONS[number % len(INTERRUPTIONS)]
+            for path in (folder / "checkpoints").glob("*"):
+                path.unlink()  # so that there is something to interrupt
+            backup = own.start("phase=phase1", "action=backup", "confirm=true")
+            time.sleep(random.uniform(0.5, soak_size(2500, 1200) / 1000))
+            how(own)
+            met[how.__name__] += backup.poll() is None
+            kill(backup)
+            for path in (folder / "checkpoints").glob("*"):
+                assert sha256(path) == whole.get(path.name), f"{path.name} is half there: {how.__name__}"
+        print("interruptions that met a backup at work:", met)
+        done = own.run("phase=phase1", "action=backup", "confirm=true", timeout_s=300)
+        assert done.exit_code == 0, done
+        assert {path.name: sha256(path) for path in (folder / "checkpoints").iterdir()} == whole
+        assert not (folder / "runs/.incoming").exists()
+
+
+@contextmanager
+def small_disk(folder: Path, size: int) -> Iterator[None]:
+    """The folder on a file system of its own, of so many bytes. Needs root, and fails without."""
+    folder.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def kill(running: subprocess.Popen[bytes]) -> None:
+    """SIGKILL to the runner and to all that it started."""
+    for pid in family_of(running.pid):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    running.wait()
+
+
+def nothing_else(own: Rig) -> None:
+    """The kill alone."""
+    del own
+
+
+def reset(own: Rig) -> None:
+    """All connections are reset, and the runner has begun to try again."""
     own.machine.reset()
-    done = own.run("phase=phase1", "action=backup", "confirm=true", timeout_s=300)
-    assert done.exit_code == 0, done
-    assert {path.name: sha256(path) for path in (folder / "checkpoints").iterdir()} == whole
-    assert not (folder / "runs/.incoming").exists()
+    time.sleep(0.2)
+
+
+def cut(own: Rig) -> None:
+    """Nothing comes through for a while, then the rest does."""
+    own.machine.cut()
+    time.sleep(random.uniform(0.5, 3))
+    own.machine.heal()
+    time.sleep(random.uniform(0, 1))
+
+
+def full_disk(own: Rig) -> None:
+    """No byte is left here for a while."""
+    folder = own.lab.log / "phase1-test"
+    with (folder / "filler").open("wb", buffering=0) as filler, suppress(OSError):
+        while filler.write(bytes(1 << 20)):
+            pass
+    assert shutil.disk_usage(folder).free < 1 << 20
+    time.sleep(random.uniform(0.5, 3))
+    (folder / "filler").unlink()
+    time.sleep(random.uniform(0, 1))
+
+
+INTERRUPTIONS = (nothing_else, reset, cut, full_disk)
 
 
 def test_a_checkpoint_that_is_being_written_is_never_half_trusted(own: Rig) -> None:
