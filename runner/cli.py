@@ -55,13 +55,24 @@ def guarded(arguments: list[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    except Exception:
-        print_exc()
-        print("This is a bug of the runner. What ran until here is in the run's folder.", file=sys.stderr)
-        return 70
+    except Exception as error:
+        return crashed(error)
     except KeyboardInterrupt as interrupted:
         print("\nInterrupted.", file=sys.stderr)
         return 128 + (interrupted.args[0] if interrupted.args else signal.SIGINT)
+
+
+def crashed(error: Exception) -> int:
+    """The exit code of what nobody foresaw; but a Python without Hydra is one that nobody set up."""
+    missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if missing in ("hydra", "omegaconf"):
+        print(f"error: {sys.executable} has no {missing}: nobody set the runner up for it", file=sys.stderr)
+        print("  To set it up, and see it work: make demo", file=sys.stderr)
+        print("  Where that was done: .venv/bin/python -m runner", file=sys.stderr)
+        return 64
+    print_exc()
+    print("This is a bug of the runner. What ran until here is in the run's folder.", file=sys.stderr)
+    return 70
 
 
 def on_interrupt(handle: Callable[[int, FrameType | None], None]) -> None:

@@ -168,13 +168,20 @@ def quoted(override: str) -> tuple[str, ...]:
 
     key, equals, text = override.partition("=")
     if not equals or not key:
-        return ("An argument is key=value; see: python -m runner --help",)
+        return (*bare_word(override), "An argument is key=value; see: python -m runner --help")
     works = in_grammar(key, text)
     try:
         OverridesParser.create().parse_override(works)
     except HydraException:
         return (f"{key!r} cannot be a key; see: python -m runner --help",)
     return (f"To give it exactly this text, type: {shlex.quote(works)}",)
+
+
+def bare_word(word: str) -> tuple[str, ...]:
+    """What somebody may have meant who typed a word alone: what to do, or the rest of a value."""
+    if not re.fullmatch(r"[A-Za-z][\w.-]*", word):
+        return ()
+    return (f"If this is what to do, type: action={word}", "A value with spaces stands in quotes: 'key=a b'")
 
 
 def check_choices(typed: Typed, folders: tuple[Path, ...], cwd: Path) -> None:
@@ -234,5 +241,11 @@ def set_verbatim(config: DictConfig, key: str, text: str, cwd: Path) -> None:
 
 
 def absolute(text: str, base: Path) -> Path:
-    """The path as typed, `~` and relative to `base`; not resolved, so that links keep their names."""
-    return Path(os.path.normpath(base / Path(text).expanduser()))
+    """The path as typed, `~` and relative to `base`; not resolved, so that links keep their names.
+
+    UsageError for the home folder of nobody.
+    """
+    try:
+        return Path(os.path.normpath(base / Path(text).expanduser()))
+    except RuntimeError as error:
+        raise UsageError(f"{text}: {text.partition('/')[0]} is nobody's home folder here") from error

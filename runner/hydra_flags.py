@@ -73,9 +73,14 @@ def actions_to_complete(line: str) -> list[str]:
 
 def refuse(message: str, parser: ArgumentParser) -> NoReturn:
     """argparse's complaint as ours, with the near matches of an unknown flag."""
+    from runner.config import RunnerConf
+    from runner.wanted import keys_of
+
     wrong = message.rpartition(":")[2].split()
     known = [option for action in parser._actions for option in action.option_strings]
-    hints = choices(wrong[0], known, "Flags") if "unrecognized" in message and wrong else ()
+    hints = choices(wrong[0], known, "Flags")[:-1] if "unrecognized" in message and wrong else ()
+    if wrong and (key := wrong[0].lstrip("-").partition("=")[0].replace("-", "_")) in keys_of(RunnerConf):
+        hints = (f"Keys are typed without dashes: {key}=…",)
     raise UsageError(message, *hints, "See: python -m runner --help")
 
 

@@ -7,7 +7,7 @@ from runner.errors import UsageError, choices
 from runner.facts.fact import Asking
 from runner.plan.fold import SweptJob
 from runner.plan.settings import Settings
-from runner.verbs.own_line import OF_ONE_VERB, key_of
+from runner.verbs.own_line import OF_ONE_VERB, key_of, overview_line
 from runner.verbs.verb import OF_JOB, VERBS, verb_named
 
 
@@ -82,7 +82,9 @@ def unknown_action(settings: Settings) -> UsageError:
     if settings.phase is None:
         hints = choices(settings.action, verbs, "Verbs")
         return UsageError(
-            f"action={settings.action}: there is no such verb, and jobs need a phase: phase=NAME", *hints
+            f"action={settings.action}: there is no such verb, and jobs need a phase: phase=NAME",
+            *hints,
+            f"The phases and their jobs: {overview_line(settings)}",
         )
     jobs = [job.name for job in settings.phase.jobs]
     hints = choices(settings.action, [*jobs, *verbs], "Verbs and jobs")

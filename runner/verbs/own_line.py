@@ -13,9 +13,10 @@ OF_ONE_VERB = (
 )
 
 # Where things are: without these the same verb would look elsewhere.
-PLACES = re.compile(r"--config-dir|\+*(paths|remote|cloud|ssh)\.\w+|\+*instance(\.\w+)*")
-# What it is about, too. None of this is ever swept.
-SUBJECT = re.compile(rf"{PLACES.pattern}|machine|\+*phase(\.(?!jobs\.)\w+)*")
+PLACES = re.compile(r"--config-dir|\+*(paths|remote|cloud|ssh)\.\w+")
+# What kind of machine it is for, and what it is about. None of this is ever swept.
+MACHINE = re.compile(rf"{PLACES.pattern}|\+*instance(\.\w+)*")
+SUBJECT = re.compile(rf"{MACHINE.pattern}|machine|\+*phase(\.(?!jobs\.)\w+)*")
 
 # Our own command line at the end of a text, by somebody who knows no Settings.
 GENERIC = re.compile(r"(?<![\w/])python -m runner(?P<words>( [\w.]+=\S+)*)$")
@@ -46,7 +47,7 @@ def in_context(settings: Settings, text: str) -> str:
     if match is None:
         return text
     words = match["words"].split()
-    missing = [word for word in places(settings) if shlex.quote(word) not in words]
+    missing = [word for word in places(settings, MACHINE) if shlex.quote(word) not in words]
     return text[: match.start()] + " ".join([settings.program, *words, *map(shlex.quote, missing)])
 
 
@@ -55,9 +56,9 @@ def line_of(settings: Settings, *words: str) -> str:
     return " ".join([settings.program, *map(shlex.quote, words)])
 
 
-def places(settings: Settings) -> list[str]:
+def places(settings: Settings, which: re.Pattern[str] = PLACES) -> list[str]:
     """What was typed of where things are."""
-    return [word for word in settings.typed if PLACES.fullmatch(key_of(word, plus=True))]
+    return [word for word in settings.typed if which.fullmatch(key_of(word, plus=True))]
 
 
 def single(typed: Sequence[str]) -> list[str]:

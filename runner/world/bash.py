@@ -41,7 +41,8 @@ class Bash(Local):
         shown = None if self.screen.is_terminal else subprocess.PIPE
         if self.screen.is_terminal:  # for progress bars, which cannot ask a pipe for its width
             size = get_terminal_size()
-            env = {**env, "COLUMNS": str(size.columns), "LINES": str(size.lines)}
+            width = {"COLUMNS": str(size.columns), "LINES": str(size.lines)}
+            env = {"TQDM_NCOLS": str(size.columns - 1), **env, **width}  # tqdm 4.70 reads its own name only
         # flushed first: a child that inherits the terminal writes behind what we wrote
         self.screen.out.flush()
         self.process = self.started = subprocess.Popen(

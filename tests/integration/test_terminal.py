@@ -60,9 +60,10 @@ def test_a_progress_bar_stays_one_and_comes_live(research_log: Lab, home: Path) 
 
 
 def test_the_job_knows_how_wide_the_terminal_is(research_log: Lab, home: Path) -> None:
-    research_log.add_phase(script="import os; print('wide', os.environ['COLUMNS'])")
+    script = "import os; print('wide', os.environ['COLUMNS'], 'bar', os.environ['TQDM_NCOLS'])"
+    research_log.add_phase(script=script)
     _, shown = on_terminal(*TRAIN, "confirm=true", *research_log.args, env=runner_env(home), columns=123)
-    assert b"wide 123" in b"".join(data for _, data in shown)
+    assert b"wide 123 bar 122" in b"".join(data for _, data in shown)
 
 
 @pytest.mark.parametrize(

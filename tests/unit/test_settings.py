@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,11 @@ from hypothesis import strategies as st
 from runner.compose import Typed, compose_config, in_grammar, typed_list
 from runner.conf_file import problem_in
 from runner.config import CONF, GROUPS
-from runner.errors import UsageError
+from runner.errors import UsageError, choices
 from runner.freeze import load
 from runner.plan.settings import Settings
 from tests.conftest import Runner
-from tests.support import Lab
+from tests.support import CHECKOUT, PYTHON, Lab, runner_env
 
 TEXT = st.text(st.characters(exclude_characters="\0", codec="utf-8"))
 Load = Callable[..., Settings]
@@ -50,6 +51,9 @@ MISTAKES = {
     "wait_for_capacity=long": ("wait_for_capacity=long", "30m"),
     "=3": ("has no key", "key=value"),
     "nonsense": ("nonsense", "key=value"),
+    "status": ("'status'", "type: action=status", "A value with spaces stands in quotes"),
+    "--instance=gpu_1x_a10": ("--instance", "Keys are typed without dashes: instance=…"),
+    "--batch-size": ("--batch-size", "Keys are typed without dashes: batch_size=…"),
     "phase.jobs.train.args.ckpt=epoch=3.ckpt": (
         "cannot read",
         """type: 'phase.jobs.train.args.ckpt="epoch=3.ckpt"'""",
@@ -98,6 +102,7 @@ MISTAKES = {
     "doctor=${phase}": ("doctor", "its keys can"),
     "phase.preflight=${ssh}": ("phase.preflight comes to", "it must be a section"),
     "hydra/launcher=nope": ("hydra/launcher=nope: there is no such hydra/launcher", "Choices: basic"),
+    "paths.venv=~nobody-at-all/x": ("~nobody-at-all is nobody's home folder",),
     "paths.venv=/a:b": ("paths.venv", "colon"),
     "paths.research_log=/tmp/-log": ("paths.research_log", "dash"),
     "paths.research_log=/nonexistent": ("/nonexistent",),
@@ -275,6 +280,22 @@ def test_nothing_is_wrong_with_the_files_that_ship() -> None:
     for group in GROUPS:
         for file in sorted((CONF / group).glob("*.yaml")):
             assert problem_in(file, group, (CONF,), CONF) is None
+
+
+def test_only_what_is_nearly_as_near_is_offered_too() -> None:
+    keys = ("batch_size", "phase.batch_size", "machine", "lines")
+    assert choices("batchsize", keys, "Keys")[0] == "Did you mean batch_size?"
+    assert choices("maschine", keys, "Keys")[0] == "Did you mean machine?"
+
+
+def test_a_python_that_nobody_set_up_is_told_how(home: Path) -> None:
+    code = "import sys; sys.modules['hydra'] = None; from runner.cli import main; raise SystemExit(main())"
+    done = subprocess.run(
+        [PYTHON, "-c", code], cwd=CHECKOUT, env=runner_env(home), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 64, done
+    assert "make demo" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_job_without_a_phase_says_what_is_missing(runner_here: Runner) -> None:
