@@ -1,7 +1,7 @@
 """From a multirun command line to the members of a sweep, each a job with values of its own.
 
 Hydra composes once for every distinct set of group choices; the swept values are then put into that
-configuration one member after the other, and only the job is converted. A composition costs 45 ms,
+configuration one member after the other, and only the job is converted. A composition costs 20 ms,
 a member 1 to 2 ms, most of it for parsing its interpolations.
 """
 
