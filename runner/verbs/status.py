@@ -124,7 +124,8 @@ def status_of(settings: Settings, seen: Seen, instance: Rented) -> Asking[Instan
     dollars = machine.usd_until(seen.now) if machine else 0.0
     bound = machine.bound if machine else "≥ "
     alias = alias_for(settings, instance)
-    return InstanceStatus(alias, instance, is_ours, seen.now - since, dollars, inside, bound)
+    up_s = max(0.0, seen.now - since)  # it may have been seen for the first time just now
+    return InstanceStatus(alias, instance, is_ours, up_s, dollars, inside, bound)
 
 
 def drift_warning(row: InstanceStatus) -> str:

@@ -54,11 +54,12 @@ def is_dear(name: str, usd_per_hour: float, report: Available) -> bool:
 
 @report_text.register
 def _(report: Status, paint: Paint) -> str:
-    head = ("NAME", "TYPE", "REGION", "IP", "STATE", "$/h", "UP", "$ SO FAR", "DOING")
-    rows = [status_row(row) for row in report.instances]
-    if rows:
-        first, *rest = table(head, rows)
-        lines = [paint(first, "bold"), *rest, *(line for row in report.instances for line in run_lines(row))]
+    head = ("NAME", "TYPE", "REGION", "IP", "STATE", "$/h", "UP", "$ SO FAR")
+    if report.instances:
+        first, *rest = table(head, [status_row(row) for row in report.instances])
+        lines = [paint(first, "bold")]
+        for line, row in zip(rest, report.instances, strict=True):
+            lines += [line, *doing_lines(row)]
     else:
         lines = ["No machine is rented."]
     lines += [
@@ -93,7 +94,6 @@ def status_row(row: InstanceStatus) -> tuple[str, ...]:
         f"{machine.usd_per_hour:.2f}",
         f"{row.bound}{duration(row.up_s)}",
         f"{row.bound}{row.usd_so_far:.2f}",
-        doing(row),
     )
 
 
@@ -108,6 +108,12 @@ def doing(row: InstanceStatus) -> str:
     alive = [run.name for run in row.inside.runs if run.is_running]
     gpu = f", GPU {row.inside.gpu_percent} %" if row.inside.gpu_percent is not None else ""
     return (", ".join(alive) or f"idle for {duration(row.idle_s)}") + gpu
+
+
+def doing_lines(row: InstanceStatus) -> list[str]:
+    """Below a machine's row, since beside it they would be wider than a terminal: what it does, and its runs."""
+    is_running = row.inside is not None and any(run.is_running for run in row.inside.runs)
+    return [*([] if is_running else [f"  {doing(row)}"]), *run_lines(row)]
 
 
 def run_lines(row: InstanceStatus) -> list[str]:

@@ -24,11 +24,16 @@ def append(file: Path, entry: dict[str, Any]) -> None:
                 out.flush()
                 os.fsync(out.fileno())
     except OSError as error:
-        raise UsageError(
-            f"{file} cannot be written: {error.strerror}",
-            "Without it nobody would know what was rented, so nothing more is asked of the cloud.",
-            "Another place: paths.state=DIR",
-        ) from error
+        raise unwritable(file, error) from error
+
+
+def unwritable(file: Path, error: OSError) -> UsageError:
+    """What it means that nothing can be remembered."""
+    return UsageError(
+        f"{file} cannot be written: {error.strerror}",
+        "Without it nobody would know what was rented, so nothing more is asked of the cloud.",
+        "Another place: paths.state=DIR",
+    )
 
 
 def mend(file: Path) -> None:
@@ -61,8 +66,13 @@ def locked(file: Path) -> Iterator[None]:
 @contextmanager
 def only_launch(state: Path, name: str) -> Iterator[None]:
     """One launch at a time below this folder, and each name once; Refused otherwise."""
-    state.mkdir(parents=True, exist_ok=True)
-    with (state / "launch.lock").open("a") as handle:
+    lock = state / "launch.lock"
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        opened = lock.open("a")
+    except OSError as error:
+        raise unwritable(lock, error) from error
+    with opened as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

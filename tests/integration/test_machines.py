@@ -399,6 +399,19 @@ def test_a_damaged_ledger_is_kept_aside_and_rebuilt_from_the_cloud(paper: Rentin
     assert paper.json(*LAUNCH)["steps"] == []
 
 
+@pytest.mark.parametrize(
+    "spoil", ["state", "state/launch.lock/x", "state/ledger.jsonl/x", "state/ledger.lock/x"]
+)
+def test_where_nothing_can_be_remembered_nothing_is_rented(paper: Renting, spoil: str) -> None:
+    """A file where a folder has to be, or the other way round: also root cannot write there."""
+    path = paper.folder / spoil
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("")
+    done = paper(*LAUNCH, "confirm=true")
+    assert (done.exit_code, paper.cloud.alive()) == (64, []), done
+    assert "cannot be written" in done.stderr and "paths.state=DIR" in done.stderr
+
+
 def test_two_runners_that_launch_at_once_rent_one_machine(paper: Renting) -> None:
     words = [sys.executable, "-m", "runner", *paper.context, *LAUNCH, "confirm=true"]
     both = [subprocess.Popen(words, env=paper.env(), stdout=-3, stderr=-3) for _ in range(2)]
