@@ -11,6 +11,8 @@ from runner.verbs.status import InstanceStatus, Status
 from runner.verbs.wait import Waited
 from runner.view.text import Paint, duration, report_text
 
+OF_NO_USE = ("unhealthy", "preempted")
+
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns as wide as what is in them."""
@@ -98,22 +100,22 @@ def status_row(row: InstanceStatus) -> tuple[str, ...]:
 
 
 def doing(row: InstanceStatus) -> str:
-    """`0003-train`, `idle for 2 h 3 min`, or why nobody knows."""
+    """`idle for 2 h 3 min, GPU 0 %`, or why nobody knows; of a machine on which nothing runs."""
     if not row.is_ours:
         return "not ours"
-    if row.instance.status in ("unhealthy", "preempted"):
+    if row.instance.status in OF_NO_USE:
         return "of no use, and billed: action=terminate"
     if row.inside is None or row.idle_s is None:
         return "does not answer ssh"
-    alive = [run.name for run in row.inside.runs if run.is_running]
     gpu = f", GPU {row.inside.gpu_percent} %" if row.inside.gpu_percent is not None else ""
-    return (", ".join(alive) or f"idle for {duration(row.idle_s)}") + gpu
+    return f"idle for {duration(row.idle_s)}{gpu}"
 
 
 def doing_lines(row: InstanceStatus) -> list[str]:
-    """Below a machine's row, since beside it they would be wider than a terminal: what it does, and its runs."""
+    """Below a machine's row, where a terminal is wide enough for it: its runs, or what it does without."""
     is_running = row.inside is not None and any(run.is_running for run in row.inside.runs)
-    return [*([] if is_running else [f"  {doing(row)}"]), *run_lines(row)]
+    is_of_use = row.instance.status not in OF_NO_USE
+    return run_lines(row) if is_running and is_of_use else [f"  {doing(row)}", *run_lines(row)]
 
 
 def run_lines(row: InstanceStatus) -> list[str]:
