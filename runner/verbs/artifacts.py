@@ -19,7 +19,8 @@ PARTIAL = ("--partial-dir=.rsync-partial",)  # an interrupted file is kept under
 # Runs here, in the phase's folder. A file that differs from its record is fetched into a folder apart
 # and gets its name only when it fits the record; one that changed meanwhile, or is being written, is
 # recorded and fetched again. What was here under that name is kept in runs/replaced, unless it was
-# brought from the very same place before (runs/.home remembers) or is how the file begins.
+# brought from the very same place before (runs/.home remembers) or is how the file begins. An rsync that
+# was killed leaves what it had fetched under a name of its own (.name.Xy12Zz), which nobody takes up again.
 BACKUP = """\
 set +e -o pipefail
 {state}
@@ -56,6 +57,7 @@ place() {{
 mkdir -p {phase}/runs && cd {phase} && exec 9>>runs/.lock || exit
 flock 9 2>/dev/null || perl -e 'open(F, ">&=9") and flock(F, 2)'
 new=runs/.incoming; mkdir -p $new/files || exit
+find $new/files -type f -name ".*.??????" ! -path "*/.rsync-partial/*" -exec rm -f {{}} +
 for pause in 1 1 2 4 8 15 30 0; do
   theirs >$new/all && {{ IFS= read -r -d "" origin; cat >$new/theirs; }} <$new/all &&
     differing <$new/theirs >$new/wanted; code=$?

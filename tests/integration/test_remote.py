@@ -594,6 +594,20 @@ def full_disk(own: Rig) -> None:
 INTERRUPTIONS = (nothing_else, reset, cut, full_disk)
 
 
+def test_what_a_killed_rsync_left_does_not_fill_the_disk(rig: Rig) -> None:
+    script = "open('research-log/phase1-test/a.pt', 'w').write('x' * 1_000_000)"
+    folder = rig.lab.log / "phase1-test"
+    with small_disk(folder, 3_800_000):
+        rig.lab.add_phase(script=script, artifacts=["a.pt"])
+        left = folder / "runs/.incoming/files"
+        left.mkdir(parents=True)
+        for name in (".a.pt.gB3x0Z", ".a.pt.00aaBB"):
+            (left / name).write_bytes(bytes(1_500_000))
+        done = rig.run(*TRAIN, "confirm=true")
+        assert done.exit_code == 0, done
+        assert (folder / "a.pt").stat().st_size == 1_000_000
+
+
 def test_a_checkpoint_that_is_being_written_is_never_half_trusted(own: Rig) -> None:
     script = """
 import os, pathlib, time
