@@ -18,7 +18,7 @@ from pathlib import Path
 from runner.executors.base import Submission, written
 from runner.facts.fact import Fact
 from runner.facts.research_log import RunPaths
-from runner.facts.run import STATE, RunStatus, read_state
+from runner.facts.run import ANOTHERS, NO_RUN, STATE, RunStatus, read_state, token_in
 from runner.plan.command import Command, below, home_or_path, quote, sh, spell
 from runner.plan.plan import Effect, Step
 from runner.plan.route import Route
@@ -55,20 +55,32 @@ fi
   printf "Nothing was started. The next free number is %04d: add run=%04d\\n" $((last+1)) $((last+1))
   exit 77; } >&2"""
 
+# Before what is meant for a run of ours: the same name may stand for another's.
+OURS = f"""\
+if {ANOTHERS}; then
+  echo "${{run##*/}} on this machine was started by another plan: another laptop, or a fresh clone" >&2
+  exit {NO_RUN}
+fi
+[ -e "$run"/token ] || exit {NO_RUN}"""
+
 # Streams the log from byte `at` until the run is over. The waiting process is what tail watches.
-STREAM = """\
-[ -e "$run"/token ] || exit 66
-until [ -e "$run"/exit_code ] || flock -n -s "$run"/lock true; do sleep 0.2; done & over=$!
+STREAM = f"""\
+{OURS}
+until [ -e "$run"/exit_code ] || flock -n -s "$run"/lock true; do
+  [ -e "$run"/token ] || exit; sleep 0.2; done & over=$!
 tail -c +$((at+1)) -f -s 0.1 --pid=$over "$run"/log; code=$?
 kill $over 2>/dev/null; exit $code"""
 
 # How the run ended (or that it is lost), and the size and checksum of its log. A pipe would take as long
 # as the checksum; it is needed only where somebody whom the job left behind still writes.
-ENDED = """\
+ENDED = (
+    f"{OURS}\n"
+    + """\
 code=$(cat "$run"/exit_code 2>/dev/null) || code=lost; size() { stat -c %s "$run"/log; }
 sum() { { openssl dgst -sha256 -r 2>/dev/null || sha256sum; } | cut -c1-64; }
 size=$(size); sum=$(sum <"$run"/log); [ "$(size)" = $size ] || sum=$(head -c $size "$run"/log | sum)
 echo $code $size $sum"""
+)
 
 # Runs here. Until the exit code is here: stream from where the log here ends, for ever. Whoever holds
 # the lock writes the log; its children hold it too, so that nothing is written twice when this is
@@ -106,8 +118,9 @@ done
 exit $(cat "$here"/exit_code)"""
 
 # TERM to all of the run's processes, KILL to those that are left; the outermost writes the exit code.
-STOP = """\
-[ -e "$run"/token ] || { echo "there is no such run on this machine" >&2; exit 69; }
+STOP = (
+    f"({OURS}) || exit 69\n"
+    + """\
 over() { [ -e "$run"/exit_code ] || flock -n -s "$run"/lock true; }
 over || {
   session=$(ps -o sid= -p "$(cat "$run"/pid)" | tr -d " ")
@@ -117,6 +130,7 @@ over || {
   for _ in $(seq 50); do over && break; sleep 0.1; done; }
 over || { echo "the run is still alive" >&2; exit 70; }
 echo "ended with exit code $(cat "$run"/exit_code)\""""
+)
 
 
 class Ssh:
@@ -139,7 +153,7 @@ class Ssh:
             on=self.route.alias,
             reason="detached; the log is kept on both ends",
         )
-        return (*self._files(submission), start, self.follow(submission.paths))
+        return (*self._files(submission), start, self.follow(submission.paths, token_of(submission)))
 
     def _files(self, submission: Submission) -> tuple[Step, ...]:
         """The run's files, written here and copied. What the machine has belongs to a run that was."""
@@ -186,17 +200,17 @@ class Ssh:
     def _marks(self, submission: Submission) -> list[str]:
         """`run.log`, and what has to come home from this run."""
         paths = submission.paths
-        lines = [f'[ -e "$run"/token ] || {newest_link(paths).text}']
+        lines = [newest_link(paths).text]
         if submission.artifacts:
             held = sh("printf", r"%s\0", *submission.artifacts)
             lines.append(f'{held.text} >"$run"/artifacts')
-        return lines
+        return [f'[ -e "$run"/token ] || {line}' for line in lines]
 
-    def follow(self, paths: RunPaths) -> Step:
+    def follow(self, paths: RunPaths, token: str) -> Step:
         """Bring the log home until the run ended; its exit code is the job's."""
         here = self.home / paths.folder
-        stream = self.route.ssh(self._at_run(paths, STREAM), first='"at=$at; "')
-        ended = self.route.ssh(self._at_run(paths, ENDED))
+        stream = self.route.ssh(self._at_run(paths, token, STREAM), first='"at=$at; "')
+        ended = self.route.ssh(self._at_run(paths, token, ENDED))
         folders = ['"$here"', *([quote(str(self.route.socket.parent))] if self.route.socket else [])]
         body = FOLLOW.format(folders=" ".join(folders), stream=stream.text, ended=ended.text)
         names = f"here={quote(str(here))}; alias={quote(self.route.alias)}"
@@ -208,27 +222,32 @@ class Ssh:
             carries_on=True,
         )
 
-    def _at_run(self, paths: RunPaths, body: str) -> Command:
-        return Command(f"cd {spell(self.root)} && run={quote(str(paths.folder))} || exit\n{body}")
+    def _at_run(self, paths: RunPaths, token: str, body: str) -> Command:
+        named = f"run={quote(str(paths.folder))}; token={token}"
+        return Command(f"cd {spell(self.root)} || exit {NO_RUN}; {named}\n{body}")
+
+    def _token(self, paths: RunPaths) -> str:
+        return token_in(self.home / paths.folder)
 
     def state(self, paths: RunPaths) -> Fact[RunStatus]:
         """From the exit code there, else from the lock."""
-        return Fact(self.route.ask(self._at_run(paths, STATE)), read_state)
+        return Fact(self.route.ask(self._at_run(paths, self._token(paths), STATE)), read_state)
 
     def logs(self, paths: RunPaths, lines: int | None) -> tuple[Step, ...]:
         """The end of the log there, else of what is here of it; or what is here, and then the rest."""
-        here = self.home / paths.log
+        here, token = self.home / paths.log, self._token(paths)
         if lines is None:
             shown = Step("log", sh("cat", here), effect=Effect.READ, reason="what is here of it")
-            return (shown, self.follow(paths)) if here.exists() else (self.follow(paths),)
-        there = self.route.ssh(self._at_run(paths, f'tail -n {lines} "$run"/log'))
+            follow = self.follow(paths, token)
+            return (shown, follow) if here.exists() else (follow,)
+        there = self.route.ssh(self._at_run(paths, token, f'{OURS}\ntail -n {lines} "$run"/log'))
         is_all = sh("test", "-e", self.home / paths.exit_code)
         text = f"{{ ! {is_all.text} && {there.text}; }} || {sh('tail', '-n', lines, here).text}"
         return (Step("log", Command(text), effect=Effect.READ),)
 
     def stop(self, paths: RunPaths) -> Step:
         """TERM to the run's session, KILL after ten seconds; the exit code is recorded there."""
-        command = self.route.ssh(self._at_run(paths, STOP))
+        command = self.route.ssh(self._at_run(paths, self._token(paths), STOP))
         return Step(
             "stop", command, on=self.route.alias, reason="TERM, and KILL after 10 s; the machine stays"
         )

@@ -14,7 +14,7 @@ TAIL_BYTES = 1 << 16
 
 # Runs on the machine: a line for each thing that can be seen there.
 HEALTH = """\
-cd {root} 2>/dev/null || exit 0; run={run}
+cd {root} 2>/dev/null || exit 0; run={run}; token={token}
 echo "state $(
 {state}
 )"
@@ -38,9 +38,12 @@ class Seen:
     oom_line: str = ""
 
 
-def ask_health(route: Route, root: str, run: str) -> Fact[Seen | None]:
-    """What the machine says of the run in the folder `run`; None when it does not answer."""
-    body = HEALTH.format(root=spell(home_or_path(root)), run=quote(run), state=STATE)
+def ask_health(route: Route, root: str, run: str, token: str = "") -> Fact[Seen | None]:
+    """What the machine says of the run in the folder `run`; None when it does not answer.
+
+    `token`: which plan started it; a run of that name that another plan started is not meant.
+    """
+    body = HEALTH.format(root=spell(home_or_path(root)), run=quote(run), token=token, state=STATE)
     return Fact(route.ask(Command(body)), read_health)
 
 

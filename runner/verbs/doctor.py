@@ -18,7 +18,7 @@ from runner.facts.health import (
     plan_in,
     tail_of,
 )
-from runner.facts.run import RunState
+from runner.facts.run import RunState, token_in
 from runner.plan.route import Route
 from runner.plan.settings import LOCAL, DoctorRule, Settings
 from runner.verbs.own_line import OF_ONE_VERB, key_of, line_of, own_line, single
@@ -323,7 +323,8 @@ def of_run(settings: Settings) -> Asking[tuple[tuple[Diagnosis, ...], tuple[Diag
     silent: tuple[Diagnosis, ...] = ()
     if started.target.provider != LOCAL:
         route = Route(started.target.name, None if settings.ssh.is_default else settings.ssh.config)
-        seen = yield ask_health(route, settings.remote.root, str(paths_of(settings, started).folder))
+        folder, token = str(paths_of(settings, started).folder), token_in(started.folder)
+        seen = yield ask_health(route, settings.remote.root, folder, token)
         silent = () if seen else (no_answer(settings, started),)
     return diagnose(evidence_of(settings, started.folder, seen)), silent, started.name
 

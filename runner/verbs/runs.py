@@ -28,7 +28,12 @@ def run(settings: Settings) -> Asking[Plan]:
     folder = phase_folder(settings)
     name = next_run(folder, "run")
     paths = RunPaths(PurePosixPath(folder.relative_to(settings.paths.root), "runs", name))
-    submission = Submission(command=sh("bash", "-c", settings.command), paths=paths, is_adhoc=True)
+    submission = Submission(
+        command=sh("bash", "-c", settings.command),
+        paths=paths,
+        artifacts=settings.phase.artifacts if settings.phase else (),
+        is_adhoc=True,
+    )
     here = settings.paths.root / paths.folder
     return Plan(
         action="run",
@@ -134,16 +139,21 @@ def stop(settings: Settings) -> Asking[Plan]:
         phase=phase_of(settings, started),
         steps=(executor.stop(paths),) if runs else (),
         basis=(("machine", started.target.name), ("run", started.name), ("state", status.state.value)),
-        reason=None if runs else not_running(started, status),
+        reason=None if runs else not_running(settings, started, status),
     )
 
 
-def not_running(started: Started, status: RunStatus) -> str:
+def not_running(settings: Settings, started: Started, status: RunStatus) -> str:
     """Why there is nothing to stop."""
     if status.state is RunState.ENDED:
         return f"{started.name} ended with exit code {status.exit_code}"
     if status.state is RunState.LOST:
         return f"{started.name} is gone and left no exit code (a reboot, or kill -9)"
+    if status.is_anothers:
+        return (
+            f"{started.name} on {started.target.name} is not the run that was started from here: another "
+            f"laptop or a fresh clone started one of this name. See what runs: {own_line(settings, 'status')}"
+        )
     return f"{started.name} is not on {started.target.name}"
 
 

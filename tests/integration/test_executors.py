@@ -15,7 +15,7 @@ from runner.executors.local import Local
 from runner.executors.ssh import Ssh
 from runner.facts.research_log import RunPaths
 from runner.facts.run import RunState, RunStatus
-from runner.plan.command import Command, sh
+from runner.plan.command import Command, home_or_path, sh
 from runner.plan.plan import Step
 from runner.plan.route import Route
 from runner.world.screen import Screen
@@ -194,4 +194,36 @@ class TestLocal(ExecutorSuite):
 class TestSsh(ExecutorSuite):
     def made(self, machine: Machine) -> Executor:
         route = Route(machine.alias, machine.ssh_config)
-        return Ssh(route, f"~/{uuid4().hex[:6]} {HOSTILE_NAME}", "venv", self.root)
+        self.machine = machine
+        self.there = f"~/{uuid4().hex[:6]} {HOSTILE_NAME}"
+        return Ssh(route, self.there, "venv", self.root)
+
+    def consented(self, paths: RunPaths, command: Command) -> None:
+        """Here is the plan of a run of this name with this command."""
+        start = self.executor.submit(Submission(command, paths, is_adhoc=True))[0]
+        plan = {"steps": [{"name": start.name, "command": start.command}]}
+        (self.root / paths.plan).write_text(json.dumps(plan))
+
+    def test_a_run_of_the_same_name_that_another_plan_started_is_left_alone(self) -> None:
+        paths = self.paths()
+        (self.root / paths.folder).mkdir(parents=True)
+        theirs = Submission(sh("bash", "-c", "echo theirs; exec sleep 60"), paths, is_adhoc=True)
+        assert self.take(self.executor.submit(theirs)[0]) == 0
+        self.consented(paths, sh("python3", "ours.py"))
+        (self.root / paths.log).write_text("ours\n")
+        assert self.state(paths) == RunStatus(RunState.ABSENT, is_anothers=True)
+        follow = self.executor.logs(paths, None)[-1]
+        assert [self.take(step) for step in (follow, self.executor.stop(paths))] == [69, 69]
+        assert self.log(paths) == b"ours\n"
+        assert not (self.root / paths.exit_code).exists()
+        (self.root / paths.plan).unlink()
+        assert self.state(paths).state is RunState.RUNNING
+        assert self.take(self.executor.stop(paths)) == 0
+
+    def test_following_ends_where_the_root_is_gone(self) -> None:
+        _, paths = self.python("print('it was')")
+        (self.root / paths.exit_code).unlink()
+        self.machine.ssh(sh("rm", "-rf", home_or_path(self.there)).text)
+        assert self.state(paths).state is RunState.ABSENT
+        assert self.take(self.executor.logs(paths, None)[-1]) == 69
+        assert self.log(paths) == b"it was\n"
