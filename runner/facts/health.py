@@ -106,6 +106,18 @@ def failed_before_start(folder: Path) -> FailedStep | None:
         return None
 
 
+def was_started(folder: Path) -> bool:
+    """Whether the run's machine may know of it: False only where a step before its start was the last."""
+    failed = failed_before_start(folder)
+    if failed is None:
+        return True
+    try:
+        steps = json.loads((folder / "result.json").read_text())["steps"]
+        return any(step["name"] == "start" for step in steps)
+    except (OSError, ValueError, LookupError, TypeError):
+        return True
+
+
 def exit_code_in(folder: Path) -> int | None:
     """The job's exit code as it is known here, None before the run ended."""
     try:

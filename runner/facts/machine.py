@@ -85,6 +85,12 @@ class HeldFile:
     checksum: str
     size: int | None
 
+    @property
+    def told(self) -> str:
+        """Its path, and what is the matter where that is not only that it is missing here."""
+        why = {"unreadable": " (cannot be read there)", "outside": " (a link out of the folder)"}
+        return self.path + why.get(self.checksum, "")
+
 
 @dataclass(frozen=True)
 class Holdings:

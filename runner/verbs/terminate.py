@@ -1,55 +1,18 @@
 """terminate: the machine gone, and nothing of value with it; the only verb that ever ends a machine."""
 
-import json
-from dataclasses import dataclass
-from pathlib import Path
-
-from runner.errors import choices
+from runner.errors import UsageError
 from runner.facts.fact import Asking
-from runner.facts.health import failed_before_start
 from runner.facts.lambda_cloud import Rented, terminate_request
 from runner.facts.ledger import Machine
-from runner.facts.machine import HeldFile, HeldRun, Holdings, ask_holdings, is_here
+from runner.facts.machine import Holdings, ask_holdings
 from runner.facts.probe import on_machine
 from runner.plan.command import Command
 from runner.plan.plan import Effect, Plan, Step, Target
 from runner.plan.settings import Settings
+from runner.verbs.loss import UNREACHABLE, Loss, listed, loss_of, no_answer, unmatched
 from runner.verbs.own_line import own_line
-from runner.verbs.rented import Seen, alias_for, called, configured_alias, find, look, target_for
+from runner.verbs.rented import Seen, called, configured_alias, find, look, target_for
 from runner.verbs.setup_ssh import removal_step
-
-UNREACHABLE = "unreachable"
-MANY = 100  # names that a refusal lists before it counts the rest
-
-
-@dataclass(frozen=True)
-class Loss:
-    """What would go with the machine, less what may. `accepted` counts what `discard` named."""
-
-    alive: tuple[HeldRun, ...] = ()
-    files: tuple[HeldFile, ...] = ()
-    unseen: str = ""
-    accepted: tuple[str, ...] = ()
-
-    @property
-    def reason(self) -> str | None:
-        """Why the machine must not go yet."""
-        parts = []
-        if self.unseen:
-            parts.append(
-                f"it cannot be seen what is on it ({self.unseen}), so nothing there counts as backed up"
-            )
-        if self.alive:
-            parts.append(f"alive: {listed([run.folder for run in self.alive])}")
-        if self.files:
-            parts.append(f"not verified here: {listed([file.path for file in self.files])}")
-        return "; ".join(parts) or None
-
-
-def listed(names: list[str]) -> str:
-    """All of them, up to a great number."""
-    more = f" and {len(names) - MANY} more" if len(names) > MANY else ""
-    return ", ".join(names[:MANY]) + more
 
 
 def terminate(settings: Settings) -> Asking[Plan]:
@@ -57,7 +20,7 @@ def terminate(settings: Settings) -> Asking[Plan]:
     seen = yield from look(settings)
     if (gone := already_gone(settings, seen)) is not None:
         return nothing_to_end(settings, gone, seen.now)
-    machine = find(settings, seen)
+    machine = to_end(settings, seen)
     held = yield from holdings(settings, machine)
     loss = loss_of(settings, seen, machine, held)
     removal = removal_step(settings, machine)
@@ -72,13 +35,30 @@ def terminate(settings: Settings) -> Asking[Plan]:
         effect=Effect.DESTROY,
         target=target_for(settings, machine),
         steps=(ending, removal) if removal else (ending,),
-        basis=(("machine", machine.id), *(("discard", name) for name in sorted(settings.discard))),
+        basis=(
+            ("machine", machine.id),
+            *(("discard", name) for name in sorted(settings.discard)),
+            *loss.basis,
+        ),
         reason=loss.reason,
         refused=loss.reason is not None,
-        details=details(settings, seen, machine, held),
-        notes=(*notes(settings, machine, loss), *unmatched(settings.discard, held)),
+        details=details(seen, machine, held, loss),
+        notes=(*notes(settings, machine, loss), *unmatched(settings.discard, held, loss)),
         then=own_line(settings, "status"),
     )
+
+
+def to_end(settings: Settings, seen: Seen) -> Rented:
+    """The machine that is meant. UsageError for one that nobody launched from here and nobody named."""
+    machine = find(settings, seen)
+    known = seen.ledger.by_id(machine.id)
+    if settings.machine is None and not (known and known.is_ours):
+        raise UsageError(
+            f"{machine.name or machine.id} was not launched from here, as far as is on record: it may be "
+            "somebody else's. It runs on, and is billed.",
+            f"To end it all the same, name it: {own_line(settings, 'terminate', machine.id)}",
+        )
+    return machine
 
 
 def holdings(settings: Settings, machine: Rented) -> Asking[Holdings | None]:
@@ -116,105 +96,6 @@ def declared_phases(settings: Settings) -> dict[str, tuple[str, tuple[str, ...]]
     return declared
 
 
-def loss_of(settings: Settings, seen: Seen, machine: Rented, held: Holdings | None) -> Loss:
-    """The guard: what is alive, what is not here, what nobody can see; less what `discard` names."""
-    if held is None:
-        if UNREACHABLE in settings.discard:
-            return Loss(accepted=(UNREACHABLE,))
-        return Loss() if holds_nothing(settings, seen, machine) else Loss(unseen=why_unseen(machine))
-    if UNREACHABLE not in settings.discard and (astray := runs_not_found(settings, seen, machine, held)):
-        root = settings.remote.root
-        return Loss(
-            unseen=f"{listed(astray)} ran on it and is not below {root} there: was remote.root another?"
-        )
-    missing = [file for file in held.files if not is_here(file, settings.paths.root)]
-    thrown = {run.folder for run in held.runs if any(names(word, run.folder) for word in settings.discard)}
-    phases = {phase_folder(folder) for folder in thrown}
-    given_up = [
-        file.path
-        for file in missing
-        if phase_folder(file.path) in phases or any(names(word, file.path) for word in settings.discard)
-    ]
-    return Loss(
-        alive=tuple(run for run in held.runs if run.is_alive and run.folder not in thrown),
-        files=tuple(file for file in missing if file.path not in given_up),
-        accepted=(*sorted(thrown), *given_up),
-    )
-
-
-def why_unseen(machine: Rented) -> str:
-    """`it is booting and has no address`, or that ssh does not answer."""
-    return f"it is {machine.status} and has no address" if machine.ip is None else "it does not answer ssh"
-
-
-def names(word: str, path: str) -> bool:
-    """Whether a word of `discard` means this run or file: whole, its last parts, or a folder it is in."""
-    word = word.strip("/").removeprefix("./")
-    whole = f"/{path}/"
-    return bool(word) and (whole.startswith(f"/{word}/") or f"/{word}/" in whole)
-
-
-def unmatched(discard: tuple[str, ...], held: Holdings | None) -> tuple[str, ...]:
-    """What `discard` names and the machine does not hold: it accepts no loss, so it may be a slip."""
-    if held is None:
-        return ()
-    paths = [*(run.folder for run in held.runs), *(file.path for file in held.files)]
-    known = [*paths, *(path.rpartition("/")[2] for path in paths)]
-    notes = []
-    for word in discard:
-        if word == UNREACHABLE:
-            notes.append(f"discard=[{word}] accepts nothing: the machine answers, and was looked at")
-        elif not any(names(word, path) for path in paths):
-            meant = choices(word, known, "")[:-1]
-            notes.append(f"discard=[{word}] matches nothing on the machine. {' '.join(meant)}".strip())
-    return tuple(notes)
-
-
-def phase_folder(path: str) -> str:
-    """`research-log/phase12-…` of anything in it."""
-    return "/".join(path.split("/")[:2])
-
-
-def holds_nothing(settings: Settings, seen: Seen, machine: Rented) -> bool:
-    """Whether no run was ever started on it: we launched it, and no run of ours was meant for it since.
-
-    A machine that is ours by its name alone may have been used for days before the ledger learnt of it.
-    """
-    known = seen.ledger.by_id(machine.id)
-    if known is None or not known.was_asked_for:
-        return False
-    return not recorded_runs(settings, machine, known.since)
-
-
-def runs_not_found(settings: Settings, seen: Seen, machine: Rented, held: Holdings) -> list[str]:
-    """Runs that were followed from here and that the machine does not show: we look in the wrong place."""
-    known = seen.ledger.by_id(machine.id)
-    if known is None:
-        return []
-    root, there = settings.paths.root, {run.folder for run in held.runs}
-    recorded = (p.parent for p in recorded_runs(settings, machine, known.since))
-    folders = (f for f in recorded if (f / "log").exists() and not failed_before_start(f))
-    return [name for f in folders if (name := str(f.relative_to(root))) not in there]
-
-
-def recorded_runs(settings: Settings, machine: Rented, since: float) -> list[Path]:
-    """The plans of runs here that were for this machine."""
-    names = {alias_for(settings, machine), machine.name, machine.id}
-    plans = sorted(settings.paths.research_log.glob("*/runs/*/plan.json"))
-    return [plan for plan in plans if was_meant_for(plan, names, since)]
-
-
-def was_meant_for(plan: Path, names: set[str], since: float) -> bool:
-    """Whether this run was for that machine; a plan that cannot be read may have been."""
-    try:
-        if plan.stat().st_mtime < since:
-            return False
-        instance = json.loads(plan.read_text())["instance"]
-        return bool(instance["provider"] != "local" and instance["name"] in names)
-    except (OSError, ValueError, KeyError, TypeError):
-        return True
-
-
 def already_gone(settings: Settings, seen: Seen) -> Machine | None:
     """The machine that is meant, if the cloud no longer lists it; one that may still come up is not gone."""
     wanted = settings.machine or configured_alias(settings)
@@ -239,9 +120,7 @@ def nothing_to_end(settings: Settings, machine: Machine, now: float) -> Plan:
     )
 
 
-def details(
-    settings: Settings, seen: Seen, machine: Rented, held: Holdings | None
-) -> tuple[tuple[str, str], ...]:
+def details(seen: Seen, machine: Rented, held: Holdings | None, loss: Loss) -> tuple[tuple[str, str], ...]:
     """What a person weighs before ending a machine."""
     known = seen.ledger.by_id(machine.id)
     rows = [("name", f"{machine.name or '(no name)'} · {machine.id} · {machine.status} in {machine.region}")]
@@ -252,12 +131,18 @@ def details(
     else:
         rows.append(("cost", "unknown: it was not launched from here"))
     if held is not None:
-        num_here = sum(is_here(file, settings.paths.root) for file in held.files)
         num_runs, num_files = len(held.runs), len(held.files)
-        rows.append(("holds", f"{num_runs} run(s), {num_files} artifact file(s), {num_here} verified here"))
+        rows.append(
+            ("holds", f"{num_runs} run(s), {num_files} artifact file(s), {loss.num_here} verified here")
+        )
     else:
-        rows.append(("holds", f"nobody can see it: {why_unseen(machine)}"))
+        rows.append(("holds", f"nobody can see it: {no_answer(machine)}"))
     return tuple(rows)
+
+
+def phase_folder(path: str) -> str:
+    """`research-log/phase12-…` of anything in it."""
+    return "/".join(path.split("/")[:2])
 
 
 def kind_of(settings: Settings, machine: Rented) -> tuple[str, ...]:
@@ -282,7 +167,7 @@ def notes(settings: Settings, machine: Rented, loss: Loss) -> tuple[str, ...]:
         for folder in folders
         if folder in stems
     )
-    words = [UNREACHABLE] if loss.unseen else lost
+    words = [*([UNREACHABLE] if loss.unseen else []), *lost]
     return (
         *given_up,
         *backups,

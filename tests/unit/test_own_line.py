@@ -20,6 +20,7 @@ from runner.plan.plan import Effect, Plan, Target
 from runner.plan.result import PlanResult, StepResult
 from runner.plan.settings import Settings
 from runner.verbs import launch, rented, runs, terminate, wait
+from runner.verbs.loss import Loss
 from runner.verbs.own_line import in_context, overview_line, own_line, same_line
 from runner.view.paint import Paint
 from runner.view.text import consent_line, detached_text, next_command
@@ -109,7 +110,7 @@ def machine_texts(settings: Settings) -> dict[str, str]:
     """What the verbs around a machine say to type next."""
     seen = rented.Seen(Ledger(()), (MACHINE,), 0.0)
     alive = HeldRun("research-log/phase1-test/runs/0001-train", RunStatus(RunState.RUNNING))
-    loss = terminate.Loss(alive=(alive,))
+    loss = Loss(alive=(alive,))
     there = launch.already_there(settings, "lambda", seen)
     assert there is not None
     return {

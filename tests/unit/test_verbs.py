@@ -9,8 +9,8 @@ from runner.facts.machine import HeldFile, HeldRun, Holdings
 from runner.facts.run import RunState, RunStatus
 from runner.hydra_flags import actions_to_complete
 from runner.plan.plan import Effect
+from runner.verbs.loss import Loss, unmatched
 from runner.verbs.own_line import OF_ONE_VERB
-from runner.verbs.terminate import unmatched
 from runner.verbs.verb import OF_JOB, VERBS
 from runner.view.help import help_text
 from tests.conftest import Runner
@@ -119,12 +119,12 @@ def test_what_a_verb_takes_is_taken(typed: tuple[str, ...], research_log: Lab, r
 def test_a_word_of_discard_that_matches_nothing_is_told() -> None:
     run = HeldRun("research-log/phase1-test/runs/0001-train", RunStatus(RunState.ENDED, 0))
     held = Holdings((run,), (HeldFile("research-log/phase1-test/model.pt", "c", 1),))
-    assert unmatched(("0001-train", "model.pt", "research-log/phase1-test"), held) == ()
-    (slip,) = unmatched(("0001-trian",), held)
+    assert unmatched(("0001-train", "model.pt", "research-log/phase1-test"), held, Loss()) == ()
+    (slip,) = unmatched(("0001-trian",), held, Loss())
     assert slip == "discard=[0001-trian] matches nothing on the machine. Did you mean 0001-train?"
-    (needless,) = unmatched(("unreachable",), held)
+    (needless,) = unmatched(("unreachable",), held, Loss())
     assert "the machine answers" in needless
-    assert unmatched(("0001-trian",), None) == ()
+    assert unmatched(("0001-trian",), None, Loss()) == ()
 
 
 def test_the_help_fits_a_terminal_and_shows_examples() -> None:

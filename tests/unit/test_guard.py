@@ -1,0 +1,241 @@
+"""The guard of terminate: what it takes for lost, for alive, for unseen; and what `discard` gives up."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.errors import UsageError
+from runner.facts.lambda_cloud import Rented
+from runner.facts.ledger import Ledger, fold
+from runner.facts.machine import HeldFile, HeldRun, Holdings
+from runner.facts.run import RunState, RunStatus
+from runner.freeze import load
+from runner.plan.settings import Settings
+from runner.verbs.loss import Loss, loss_of
+from runner.verbs.rented import Seen
+from runner.verbs.terminate import to_end
+
+NAME, ID, IP = "lambda-0002-abcdef", "2" * 32, "203.0.113.9"
+LAUNCHED, NOW = 1_000_000.0, 1_009_000.0
+PHASE = "research-log/phase12-fractal-sampler"
+ONE, TWO = f"{PHASE}/runs/0001-train", f"{PHASE}/runs/0002-train"
+OURS = Rented(ID, NAME, "active", "gpu_1x_a10", "us-east-1", 1.29, IP)
+INTENT = {"event": "intent", "at": LAUNCHED, "name": NAME, "alias": "lambda", "digest": "p" + "0" * 12}
+CAME_UP = {"event": "launched", "at": LAUNCHED + 1, "name": NAME, "id": ID}
+
+
+@dataclass
+class Desk:
+    """A person's computer: a folder with a research log, a ledger, and one machine in the cloud's list."""
+
+    folder: Path
+    entries: list[dict[str, Any]] = field(default_factory=lambda: [INTENT, CAME_UP])
+    machine: Rented = OURS
+
+    def settings(self, *words: str) -> Settings:
+        """As typed here."""
+        settings = loaded("action=terminate", *words)
+        paths = replace(settings.paths, research_log=self.folder / "research-log", state=self.folder / "s")
+        return replace(settings, paths=paths)
+
+    @property
+    def ledger(self) -> Ledger:
+        return fold(self.entries)
+
+    def loss(self, held: Holdings | None, *words: str) -> Loss:
+        """What the guard says."""
+        seen = Seen(self.ledger, (self.machine,), NOW)
+        return loss_of(self.settings(*words), seen, self.machine, held)
+
+    def run(self, folder: str = ONE, name: str = "lambda", at: float = LAUNCHED + 60) -> Path:
+        """A run that was started here on the machine that ssh calls `name`."""
+        run = self.folder / folder
+        run.mkdir(parents=True)
+        (run / "plan.json").write_text(json.dumps({"instance": {"name": name, "provider": "lambda"}}))
+        os.utime(run / "plan.json", (at, at))
+        return run
+
+
+@cache
+def loaded(*words: str) -> Settings:
+    return load(list(words), Path("/"))
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def held_file(path: str, content: bytes = b"weights") -> HeldFile:
+    return HeldFile(path, hashlib.sha256(content).hexdigest(), len(content))
+
+
+def held(files: Iterable[str] = (), alive: Iterable[str] = (), ended: Iterable[str] = ()) -> Holdings:
+    """What a machine says of itself."""
+    runs = [HeldRun(run, RunStatus(RunState.RUNNING)) for run in alive]
+    runs += [HeldRun(run, RunStatus(RunState.ENDED, 0)) for run in ended]
+    return Holdings(tuple(runs), tuple(held_file(path) for path in files))
+
+
+# ------------------------------------------------------------------------- a machine that does not answer
+
+
+def test_a_machine_of_ours_on_which_nothing_was_started_goes_without_questions(desk: Desk) -> None:
+    assert desk.loss(None) == Loss()
+    desk.machine = replace(desk.machine, status="booting", ip=None)
+    assert desk.loss(None) == Loss()
+
+
+@pytest.mark.parametrize("folder", ["research-log/runs/0001-run", ONE])
+@pytest.mark.parametrize("name", ["lambda", NAME, ID, IP])
+def test_a_run_under_any_name_of_the_machine_keeps_it(desk: Desk, folder: str, name: str) -> None:
+    desk.run(folder, name)
+    assert Path(folder).name in desk.loss(None).unseen
+    assert desk.loss(None, "discard=[unreachable]").reason is None
+
+
+def test_a_name_that_it_had_before_it_was_renamed_is_its_own(desk: Desk) -> None:
+    desk.run(name="lambda")
+    desk.machine = replace(desk.machine, name="my-gpu")
+    assert desk.loss(None, f"machine={ID}").unseen
+
+
+def test_a_clock_that_was_wrong_at_the_launch_hides_no_run(desk: Desk) -> None:
+    desk.run(at=LAUNCHED - 600)
+    assert desk.loss(None).unseen
+
+
+def test_a_run_of_an_earlier_machine_of_the_same_alias_is_not_its(desk: Desk) -> None:
+    desk.run(at=LAUNCHED - 3000)
+    earlier = {"name": "lambda-0001-abcdef", "id": "1" * 32}
+    desk.entries = [
+        {"event": "intent", "at": LAUNCHED - 4000, "alias": "lambda", "digest": "p" + "1" * 12, **earlier},
+        {"event": "launched", "at": LAUNCHED - 3999, **earlier},
+        {"event": "gone", "at": LAUNCHED - 2000, **earlier},
+        *desk.entries,
+    ]
+    assert desk.loss(None) == Loss()
+    desk.run(TWO, at=LAUNCHED + 60)
+    assert "0002-train" in desk.loss(None).unseen and "0001-train" not in desk.loss(None).unseen
+
+
+def test_a_run_that_failed_before_its_start_was_none(desk: Desk) -> None:
+    run = desk.run()
+    steps = [{"name": "sync", "exit_code": 255}]
+    (run / "result.json").write_text(json.dumps({"steps": steps, "log": None}))
+    assert desk.loss(None) == Loss()
+    steps.append({"name": "start", "exit_code": 255})
+    (run / "result.json").write_text(json.dumps({"steps": steps, "log": None}))
+    assert desk.loss(None).unseen, "the link was lost: it may have started"
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [CAME_UP],  # rebuilt from the cloud's list, or adopted by another laptop
+        [{"event": "seen", "at": NOW, "name": NAME, "id": ID, "state": "active"}],  # a colleague's
+        [],
+    ],
+)
+def test_a_machine_without_our_own_request_for_it_is_never_empty_unseen(
+    desk: Desk, entries: list[dict[str, Any]]
+) -> None:
+    desk.entries = entries
+    loss = desk.loss(None)
+    assert "its launch is not on record here" in loss.unseen
+    assert desk.loss(None, "discard=[unreachable]").accepted == ("all that nobody can see",)
+
+
+# ----------------------------------------------------------------------------------- what is seen there
+
+
+def test_a_run_that_the_machine_does_not_show_means_another_root(desk: Desk) -> None:
+    desk.run("research-log/runs/0001-run")
+    assert "remote.root" in desk.loss(held()).unseen
+    assert desk.loss(held(ended=["research-log/runs/0001-run"])).reason is None
+    assert desk.loss(held(), "discard=[unreachable]").accepts_unseen
+
+
+def test_what_is_here_byte_for_byte_is_not_lost(desk: Desk) -> None:
+    there = held([f"{PHASE}/ck/a.pt"])
+    assert f"{PHASE}/ck/a.pt" in (desk.loss(there).reason or "")
+    (desk.folder / PHASE / "ck").mkdir(parents=True)
+    (desk.folder / PHASE / "ck/a.pt").write_bytes(b"weights")
+    assert desk.loss(there) == Loss(num_here=1)
+
+
+# --------------------------------------------------------------------------------------------- discard
+
+
+def test_a_run_that_is_named_is_that_run_and_nothing_else(desk: Desk) -> None:
+    artifacts = [f"{PHASE}/ck1/w.pt", f"{PHASE}/ck2/w.pt", f"{PHASE}/ck2/0001-train/w.pt"]
+    there = held([f"{ONE}/log", f"{TWO}/log", *artifacts], ended=[ONE, TWO])
+    loss = desk.loss(there, "discard=[0001-train]")
+    assert [file.path for file in loss.given_up_files] == [f"{ONE}/log"]
+    assert [file.path for file in loss.files] == [f"{TWO}/log", *artifacts]
+
+
+def test_an_artifact_is_named_by_its_file_or_its_folder(desk: Desk) -> None:
+    there = held([f"{PHASE}/ck1/w.pt", f"{PHASE}/ck2/w.pt", f"{PHASE}/ck2/old.pt"])
+    for word, lost in [
+        ("ck2", {"ck2/w.pt", "ck2/old.pt"}),
+        ("./ck2/w.pt", {"ck2/w.pt"}),
+        ("old.pt", {"ck2/old.pt"}),
+    ]:
+        given_up = desk.loss(there, f"discard=[{word}]").given_up_files
+        assert {file.path for file in given_up} == {f"{PHASE}/{path}" for path in lost}
+
+
+@pytest.mark.parametrize("word", ["0001-train", "log", "w.pt"])
+def test_a_word_that_may_mean_two_things_is_64_with_both(desk: Desk, word: str) -> None:
+    other = "research-log/phase11-fractal-logic"
+    files = [f"{folder}/{name}" for folder in (PHASE, other) for name in ("runs/0001-train/log", "ck/w.pt")]
+    there = held(files, ended=[ONE, f"{other}/runs/0001-train"])
+    with pytest.raises(UsageError) as caught:
+        desk.loss(there, f"discard=[{word}]")
+    assert len(caught.value.hints) == 2
+    for whole in caught.value.hints:
+        assert len(desk.loss(there, f"discard=[{whole.strip()}]").given_up_files) == 1
+
+
+def test_a_run_that_is_alive_goes_only_by_its_own_name(desk: Desk) -> None:
+    there = held([f"{ONE}/log"], alive=[ONE])
+    for word in (PHASE, "log", "0002-train"):
+        assert [run.folder for run in desk.loss(there, f"discard=[{word}]").alive] == [ONE]
+    assert desk.loss(there, "discard=[0001-train]").reason is None
+    assert desk.loss(there, f"discard=[{ONE}]").reason is None
+
+
+def test_the_digest_covers_the_very_bytes_that_are_given_up(desk: Desk) -> None:
+    there = held([f"{PHASE}/ck/w.pt"])
+    basis = desk.loss(there, "discard=[ck]").basis
+    assert basis == desk.loss(there, "discard=[ck]").basis != ()
+    one_more = held([f"{PHASE}/ck/w.pt", f"{PHASE}/ck/best.pt"])
+    changed = replace(there, files=(held_file(f"{PHASE}/ck/w.pt", b"better weights"),))
+    assert len({basis, *(desk.loss(now, "discard=[ck]").basis for now in (one_more, changed))}) == 3
+    assert desk.loss(there).basis == ()
+
+
+def test_a_run_that_is_given_up_alive_may_go_on_writing(desk: Desk) -> None:
+    before = desk.loss(held([f"{ONE}/log"], alive=[ONE]), "discard=[0001-train]")
+    after = desk.loss(held([f"{ONE}/log", f"{ONE}/more"], alive=[ONE]), "discard=[0001-train]")
+    assert before.basis == after.basis == (("lost", ONE),)
+
+
+# ------------------------------------------------------------------------------- which machine is meant
+
+
+def test_a_machine_that_was_not_launched_from_here_has_to_be_named(desk: Desk) -> None:
+    desk.entries = []
+    seen = Seen(desk.ledger, (desk.machine,), NOW)
+    with pytest.raises(UsageError) as caught:
+        to_end(desk.settings(), seen)
+    assert f"machine={ID}" in caught.value.hints[0]
+    assert to_end(desk.settings(f"machine={ID}"), seen) is desk.machine
