@@ -65,6 +65,10 @@ def below(folder: Word, *parts: str) -> Word:
     return str(PurePath(str(folder), *parts))
 
 
+# Of standard input, by what Linux or macOS has; `| cut -c1-64` leaves the digits alone.
+SHA256 = "{ openssl dgst -sha256 -r || sha256sum || shasum -a 256; } 2>/dev/null"
+
+
 @dataclass(frozen=True)
 class Command:
     """One line of bash. `argv` is there while the command is a single process that needs no shell.

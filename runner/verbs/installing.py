@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from runner.facts.packages import distribution
 from runner.facts.preflights import Lock
-from runner.plan.command import Command, Word, quote, sh, spell
+from runner.plan.command import SHA256, Command, Word, quote, sh, spell
 from runner.plan.settings import Phase, Settings
 from runner.verbs.project import PROJECT_FILES, looked_for, may_have_own
 
@@ -19,7 +19,7 @@ esac"""
 # An editable install follows the code by itself, and uv would make it anew each time: so another
 # commit or other metadata are what makes it again.
 OWN = """\
-own() {{ (cd {code} && {{ pwd; cat {files} .git/cloned; true; }} 2>/dev/null | sha256sum); }}
+own() {{ (cd {code} && {{ pwd; cat {files} .git/cloned; true; }} 2>/dev/null | {sha256}); }}
 if [ -n "$project" ]; then
   if [ "$(cat {mark} 2>/dev/null)" = "$(own)" ] && {uv} pip freeze 2>/dev/null | grep -q "^-e "; then
     echo "nothing to do: the phase's own package is there"
@@ -27,7 +27,7 @@ if [ -n "$project" ]; then
 fi"""
 
 # What is installed, in one line: `doctor` tells by it whether somebody else has been here.
-REMEMBER = "{uv} pip freeze 2>/dev/null | sha256sum | cut -c1-64 > {venv}/installed.sha256"
+REMEMBER = "{uv} pip freeze 2>/dev/null | {sha256} | cut -c1-64 > {venv}/installed.sha256"
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def install_lines(settings: Settings, phase: Phase, place: Place) -> tuple[str, 
         lines.append(deps_lines(settings, phase, place, has_own))
     if has_own:
         lines.append(own_package(settings, phase, place))
-    return (*lines, REMEMBER.format(uv=uv, venv=venv)) if lines else ()
+    return (*lines, REMEMBER.format(uv=uv, venv=venv, sha256=SHA256)) if lines else ()
 
 
 def deps_lines(settings: Settings, phase: Phase, place: Place, has_own: bool) -> str:
@@ -70,6 +70,7 @@ def own_package(settings: Settings, phase: Phase, place: Place) -> str:
     options = sh(*index_options(settings)).text
     return OWN.format(
         uv=spell(place.uv),
+        sha256=SHA256,
         code=quote(place.code),
         files=" ".join(PROJECT_FILES),
         mark=f"{spell(place.venv)}/{quote(f'{phase.name}.own')}",
@@ -109,4 +110,4 @@ def index_options(settings: Settings) -> tuple[str, ...]:
 
 def checked(lock: Lock, file: str) -> str:
     """Whether the file is the very lock: its checksum stands in the plan, so that the digest covers it."""
-    return f"sha256sum < {quote(file)} | grep -qx {quote(f'{lock.sha256}  -')}"
+    return f"{SHA256} < {quote(file)} | cut -c1-64 | grep -qx {lock.sha256}"

@@ -13,7 +13,7 @@ from pathlib import Path
 from runner.facts.declared import cpu_builds
 from runner.facts.packages import distribution, has_lower_bound
 from runner.facts.preflights import Subject, lock_key, lock_path, pass_key, record_path
-from runner.plan.command import Command, quote, sh
+from runner.plan.command import SHA256, Command, quote, sh
 from runner.plan.plan import Step
 from runner.plan.settings import Phase, Settings
 from runner.verbs.installing import packages
@@ -243,7 +243,7 @@ class Layers:
         kept = f"{self.record}.new && mv {self.record}.new {self.record}"
         commit = '$(git -C "$work"/code rev-parse HEAD)' if self.phase.source else ""
         return (
-            f'printf {quote(form)} "$(date -u +%FT%TZ)" "$(sha256sum < {self.lock} | cut -c1-64)" '
+            f'printf {quote(form)} "$(date -u +%FT%TZ)" "$({SHA256} < {self.lock} | cut -c1-64)" '
             f'"{commit}" {quote(json.dumps(known)[1:])} > {kept}'
         )
 

@@ -19,7 +19,7 @@ case "$(install --dry-run 2>&1)" in
   *"Would make no changes"*) echo "nothing to do: all packages are there";;
   *) install || exit;;
 esac
-/bin/uv pip freeze 2>/dev/null | sha256sum | cut -c1-64 > /home/me/venv/installed.sha256
+/bin/uv pip freeze 2>/dev/null | { openssl dgst -sha256 -r || sha256sum || shasum -a 256; } 2>/dev/null | cut -c1-64 > /home/me/venv/installed.sha256
 ) </dev/null; ended setup $? || exit
 
 exit "$code"

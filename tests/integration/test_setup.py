@@ -1,5 +1,6 @@
 """setup: an environment made once, and a second time in no time."""
 
+import os
 import re
 import subprocess
 import time
@@ -123,3 +124,16 @@ def test_data_are_fetched_here_too_once_and_again_after_a_cut(lab: Lab, runner: 
         done = runner("phase=phase1", "action=train", "confirm=true", *lab.args)
         assert done.exit_code == 0 and "whole" in done.stdout.splitlines(), done
     assert (folder / "tries").read_text() == "x\nx\n"
+
+
+def test_a_mac_has_no_sha256sum(lab: Lab, wheels: Path, runner: Runner, tmp_path: Path) -> None:
+    lab.add_phase(script="import tiny; print(tiny.ANSWER)", deps=["tiny"])
+    (tmp_path / "bin").mkdir()
+    for tool in ("openssl", "sha256sum"):  # shasum is what is left
+        (tmp_path / "bin" / tool).write_text("#!/bin/sh\nexit 127\n")
+        (tmp_path / "bin" / tool).chmod(0o755)
+    env = OFFLINE | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    words = ("phase=phase1", f"instance.find_links={str(wheels)!r}", "confirm=true", *lab.args)
+    done = runner(*words, "action=train", env=env)
+    assert done.exit_code == 0 and "42" in done.stdout.splitlines(), done
+    assert re.fullmatch(r"[0-9a-f]{64}\n", (lab.venv / "installed.sha256").read_text())
