@@ -12,8 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.composing import composed
-from runner.config import CHECKOUT, CONF, GROUPS, group_choices
+from runner.config import CHECKOUT, CONF, GROUPS, RunnerConf, group_choices
 from runner.errors import UsageError, choices
+from runner.wanted import keys_of, type_at
 
 # What stands behind these keys is taken as typed: it never passes through Hydra's grammar, which
 # would refuse `~`, `>=` and spaces, and reads an id such as 12e4… as a number.
@@ -109,9 +110,17 @@ def compose_config(typed: Typed, cwd: Path, config_dir: Path | None = None) -> D
         from runner.mistakes import explained
 
         raise explained(error, typed.grammar, folders, cwd) from error
+    refuse_sections_from_elsewhere(config)
     for key, text in typed.verbatim:
         set_verbatim(config, key, text, cwd)
     return config
+
+
+def refuse_sections_from_elsewhere(config: DictConfig) -> None:
+    """UsageError for a section that is `${…}`: no key of it could be set or checked."""
+    for section in keys_of(RunnerConf):
+        if keys_of(type_at(section)) and OmegaConf.is_interpolation(config, section):
+            raise UsageError(f"{section}: a whole section cannot be ${{…}}; its keys can")
 
 
 def conf_folders(config_dir: Path | None) -> tuple[Path, ...]:

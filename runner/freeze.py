@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.compose import Typed, absolute, compose_config, conf_folders
-from runner.config import CHECKOUT, CONF, GROUPS, SHARED_VENV, RunnerConf
+from runner.config import CHECKOUT, CONF, GROUPS, SHARED_VENV
 from runner.errors import UsageError, choices
 from runner.freeze_phase import at_least_one, frozen_job, phase_of
 from runner.plan.plan import DIGEST
@@ -27,7 +27,7 @@ from runner.plan.settings import (
     Ssh,
     Value,
 )
-from runner.wanted import keys_of, refuse_mismatch, type_at
+from runner.wanted import refuse_mismatch
 
 OUTPUTS = ("text", "json", "script")
 PROVIDERS = (LOCAL, "lambda")
@@ -51,13 +51,10 @@ def settings(
     config: DictConfig, cwd: Path, folders: tuple[Path, ...] = (CONF,), typed: tuple[str, ...] = ()
 ) -> Settings:
     """The frozen form of a composed configuration. UsageError for a value that cannot be meant."""
-    for section in keys_of(RunnerConf):
-        if keys_of(type_at(section)) and OmegaConf.is_interpolation(config, section):
-            raise UsageError(f"{section}: a whole section cannot be ${{…}}; its keys can")
     try:
         plain: dict[str, Any] = whole(OmegaConf.to_container(config, resolve=True))
     except OmegaConfBaseException as error:
-        raise UsageError("The configuration cannot be resolved: " + str(error).splitlines()[0]) from error
+        raise unresolved(error) from error
     refuse_missing(plain)
     refuse_mismatch(plain)
     chosen = choice_of(typed)
@@ -97,8 +94,14 @@ def job_of(config: DictConfig, name: str) -> Job | None:
         _generation(OmegaConf.to_container(config.generation, resolve=True))  # type: ignore[arg-type]
         _batch_size(config.batch_size, config.phase.batch_size)
     except OmegaConfBaseException as error:
-        raise UsageError("The configuration cannot be resolved: " + str(error).splitlines()[0]) from error
+        raise unresolved(error) from error
     return None if declared is None else frozen_job(name, declared)
+
+
+def unresolved(error: OmegaConfBaseException) -> UsageError:
+    """A value that points to what is not there, and where it stands."""
+    where = f"{error.full_key}: " if error.full_key else ""
+    return UsageError(f"{where}the value cannot be found: {str(error).splitlines()[0]}")
 
 
 def whole(value: Any) -> Any:

@@ -100,6 +100,7 @@ MISTAKES = {
     "generation.temperature=hot": ("generation.temperature=hot: it must be a number",),
     "require_preflight=maybe": ("it must be true or false",),
     "doctor=${phase}": ("doctor", "its keys can"),
+    "paths=${nope}": ("paths", "its keys can"),
     "phase.preflight=${ssh}": ("phase.preflight comes to", "it must be a section"),
     "hydra/launcher=nope": ("hydra/launcher=nope: there is no such hydra/launcher", "Choices: basic"),
     "paths.venv=~nobody-at-all/x": ("~nobody-at-all is nobody's home folder",),
