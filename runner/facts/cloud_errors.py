@@ -32,10 +32,13 @@ TOLD = {
     ),
     "global/account-inactive": Told(
         UsageError,
-        ("Verify the e-mail address and the payment method of the account; machines that run are billed.",),
+        (
+            "Verify the e-mail address and the payment method of the account.",
+            "Machines that run are billed meanwhile. Then: python -m runner action=status",
+        ),
     ),
     "global/invalid-address": Told(
-        UsageError, ("Put the billing address of the account right.", NOTHING_RENTED)
+        UsageError, ("Put the billing address of the account right.", NOTHING_RENTED, STATUS)
     ),
     "global/forbidden": Told(
         UsageError, ("Ask an administrator of the account for a role that may do this.", STATUS)

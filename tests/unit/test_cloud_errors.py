@@ -12,6 +12,10 @@ from runner.plan.plan import Request
 LAUNCH = Request("POST", "https://cloud.lambda.ai/api/v1/instance-operations/launch", {})
 
 
+# A command of the runner, one of its keys, or a variable of the shell.
+TYPED = ("python -m runner action=", "instance.regions=", "instance.filesystem=", "export lambda_api_key=")
+
+
 def refusal(code: str, status: int = 400, **more: str) -> Result:
     body = {"error": {"code": code, "message": "Because.", **more}}
     return Result(22, json.dumps(body).encode(), status=status)
@@ -30,6 +34,7 @@ def test_every_code_says_what_happened_and_what_about_the_money(code: str) -> No
     assert code in error.message
     everything = " ".join(error.hints).lower()
     assert any(word in everything for word in ("billed", "rented", "status", "nothing was")), error.hints
+    assert any(typed in everything for typed in TYPED), f"nothing to type next: {error.hints}"
     assert error.exit_code in (64, 69, 75, 77)
 
 
