@@ -49,11 +49,20 @@ if [ ! -e "$run"/token ]; then
   for _ in $(seq 500); do [ ! -e "$run"/token ] || break; sleep 0.02; done
 fi
 [ -e "$run"/token ] || { echo "the run could not be started:"; df -h "$run"; exit 74; } >&2
-[ "$(cat "$run"/token)" = "$token" ] || {
+"""
+
+# A name that is taken there is refused, before anything of ours is there.
+REFUSE = (
+    f"""\
+if {ANOTHERS}; then
+"""
+    + """\
   last=$(ls "${run%/*}" | sed -n "s/^0*\\([0-9][0-9]*\\)-.*/\\1/p" | sort -n | tail -n 1)
   echo "${run##*/} was started on this machine by another plan: another laptop, or a fresh clone."
   printf "Nothing was started. The next free number is %04d: add run=%04d\\n" $((last+1)) $((last+1))
-  exit 77; } >&2"""
+  exit 77
+fi >&2"""
+)
 
 # Before what is meant for a run of ours: the same name may stand for another's.
 OURS = f"""\
@@ -170,19 +179,18 @@ class Ssh:
 
     def _start(self, submission: Submission) -> Command:
         """The one idempotent command, asked again while the link fails."""
-        paths = submission.paths
         activate = sh("source", below(self.venv, "bin/activate"))
         if submission.is_adhoc:
             activate = Command(f"{{ [ ! -e {below_text(self.venv, 'bin/activate')} ] || {activate.text}; }}")
         lines = [
             f"mkdir -p {spell(self.root)} && cd {spell(self.root)} || exit",
-            f"run={quote(str(paths.folder))}; token={token_of(submission)}",
+            named(submission),
             "PATH=~/.local/bin:$PATH",
             *(['eval "$(cat)"'] if submission.secrets else []),
             f"job() {{ {activate.text} && exec {submission.command.text}; }}",
             'mkdir -p "$run" || exit',
             *self._marks(submission),
-            START,
+            START + REFUSE,
         ]
         remote = self.route.ssh(Command("\n".join(lines)), stdin=bool(submission.secrets))
         ask = f"{secrets(submission.secrets)} | {remote.text}" if submission.secrets else remote.text
@@ -251,6 +259,17 @@ class Ssh:
         return Step(
             "stop", command, on=self.route.alias, reason="TERM, and KILL after 10 s; the machine stays"
         )
+
+
+def named(submission: Submission) -> str:
+    """Which run is meant, and which plan's, in words that the texts above use."""
+    return f"run={quote(str(submission.paths.folder))}; token={token_of(submission)}"
+
+
+def refused(submission: Submission, quietly: bool = False) -> str:
+    """bash for the root on the machine: exit code 77 where the run's name is another plan's."""
+    what = f"if {ANOTHERS}; then exit 77; fi" if quietly else REFUSE
+    return f"{named(submission)}\n{what}"
 
 
 def newest_link(paths: RunPaths) -> Command:

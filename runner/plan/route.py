@@ -65,14 +65,16 @@ class Route:
             f"rsync {' '.join(map(spell, options))} -e {quote(shell)} --rsync-path={quote(far.text)}"
         )
 
-    def copied(self, text: str) -> str:
+    def copied(self, text: str, guard: Command | None = None) -> str:
         """The rsync line `text`, failing with 255 when the machine is not reached.
 
         When its ssh dies rsync gives 255 or, as often, 12 ("error in the protocol"), whichever it hears
-        of first (rsync 3.2, wait_process_with_flush). Behind a 12 ssh itself is asked.
+        of first (rsync 3.2, wait_process_with_flush). Behind a 12 ssh itself is asked. So it is with the
+        77 of a `guard` before the far rsync: asked again it says why.
         """
-        asked = self.ask(Command("true")).text
-        return f"{{ {text} || {{ code=$?; [ $code != 12 ] || {asked} || code=$?; (exit $code); }}; }}"
+        asked = self.ask(guard or sh("true")).text
+        again = f"case $code in 12|77) {asked} || code=$?;; esac"
+        return f"{{ {text} || {{ code=$?; {again}; (exit $code); }}; }}"
 
     @property
     def far(self) -> str:

@@ -4,6 +4,8 @@ import os
 from pathlib import Path, PurePosixPath
 
 from runner.errors import UsageError
+from runner.executors.base import Submission
+from runner.executors.ssh import refused
 from runner.facts.fact import Asking
 from runner.facts.machine import FILE_STATE, RECORDS
 from runner.facts.research_log import Code, code_of, is_product
@@ -110,13 +112,16 @@ def folder_of(settings: Settings, phase: Phase) -> str:
     return f"{settings.paths.research_log.name}/{phase.name}"
 
 
-def sync_step(settings: Settings, phase: Phase, code: Code) -> Step:
-    """Push what git lists and what the phase names, or clone where the code comes from."""
+def sync_step(settings: Settings, phase: Phase, code: Code, submission: Submission | None = None) -> Step:
+    """Push what git lists and what the phase names, or clone where the code comes from.
+
+    For a `submission` only where its run's name is not another plan's: that one's code may be running.
+    """
     alias = settings.alias
     if phase.source:
         return Step(
             "sync",
-            clone(settings, phase, phase.source),
+            clone(settings, phase, phase.source, submission),
             on=alias,
             reason=f"{phase.source.git} at {phase.source.ref}",
         )
@@ -131,10 +136,10 @@ def sync_step(settings: Settings, phase: Phase, code: Code) -> Step:
     reason = (
         f"{num} file{'s' * (num != 1)}, {shown_bytes(code.num_bytes + size_of(settings, inputs))} → {alias}"
     )
-    return Step("sync", push(settings, phase, inputs), on=HERE, reason=reason)
+    return Step("sync", push(settings, phase, inputs, submission), on=HERE, reason=reason)
 
 
-def push(settings: Settings, phase: Phase, inputs: tuple[str, ...]) -> Command:
+def push(settings: Settings, phase: Phase, inputs: tuple[str, ...], submission: Submission | None) -> Command:
     """git's list without the products of runs, through rsync; then what vanished here is removed there."""
     folder = folder_of(settings, phase)
     route, root = route_of(settings), spell(home_or_path(settings.remote.root))
@@ -151,6 +156,10 @@ def push(settings: Settings, phase: Phase, inputs: tuple[str, ...]) -> Command:
         '[ -f "$f" ] || [ -L "$f" ] || continue; printf \'%s\\0\' "$f"; done'
     )
     there = Command(f"mkdir -p {root} && cd {root}")
+    guard = None
+    if submission:
+        guard = Command(f"cd {root} || exit\n{refused(submission)}")
+        there = there & Command(f"{{ {refused(submission, quietly=True)}; }}")
     progress = ("--progress",) if inputs else ()
     rsync = route.rsync("-lptRc", "--from0", "--files-from=-", *PARTIAL, *progress, there=there)
     in_git = "git rev-parse --git-dir >/dev/null 2>&1"
@@ -159,7 +168,7 @@ def push(settings: Settings, phase: Phase, inputs: tuple[str, ...]) -> Command:
     new = quote(f"{pushed}.new")
     steps = [
         f"mkdir -p {quote(str(pushed.parent))} && cd {quote(str(settings.paths.root))}",
-        f"{files} | tee {new} | {route.copied(f'{rsync.text} ./ {route.far}')}",
+        f"{files} | tee {new} | {route.copied(f'{rsync.text} ./ {route.far}', guard)}",
         *remove_vanished(settings, phase, pushed),
         f"mv {new} {quote(str(pushed))}",
     ]
@@ -217,11 +226,13 @@ def size_of(settings: Settings, files: tuple[str, ...]) -> int:
     return sum((settings.paths.root / name).stat().st_size for name in files)
 
 
-def clone(settings: Settings, phase: Phase, source: Source) -> Command:
+def clone(settings: Settings, phase: Phase, source: Source, submission: Submission | None) -> Command:
     """The repository in the phase's folder on the machine, at the commit; what runs made there stays."""
     folder, root = quote(folder_of(settings, phase)), spell(home_or_path(settings.remote.root))
     git, ref = quote(source.git), quote(source.ref)
     text = CLONE.format(root=root, folder=folder, git=git, ref=ref)
+    if submission:
+        text = f"mkdir -p {root} && cd {root} || exit\n{refused(submission)}\ncd || exit\n{text}"
     cloned = route_of(settings).ssh(Command(text))
     return sh("mkdir", "-p", settings.paths.state) & cloned if settings.ssh.socket else cloned
 

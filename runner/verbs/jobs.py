@@ -93,7 +93,7 @@ def job_steps(settings: Settings, phase: Phase, code: Code, submission: Submissi
     shared = sharing(settings, str(submission.paths.folder))
     home = (backup_step(shared, phase),) if phase.artifacts else ()
     job = executor_of(shared).submit(submission)
-    return (sync_step(shared, phase, code), setup_step(shared, phase), *job, *home)
+    return (sync_step(shared, phase, code, submission), setup_step(shared, phase), *job, *home)
 
 
 def declared_job(settings: Settings, phase: Phase) -> Job:
