@@ -29,9 +29,11 @@ for line in sys.argv[1:]:
         print("not installed:", statement, flush=True)
 """
 
-# In the background, so that a signal to the shell is heard at once and handed on by `leave`.
+# In the background, so that a signal to the shell is heard at once and handed on by `leave`. (macOS has no
+# `timeout`; the alarm of perl outlives its exec.)
 LIMITED = (
-    'limited() { timeout -k 5 "$1" env -u PYTHONPATH -u PYTHONHOME -u PYTHONDONTWRITEBYTECODE '
+    "limit=(timeout -k 5); command -v timeout >/dev/null || limit=(perl -e 'alarm shift; exec @ARGV'); "
+    'limited() { "${limit[@]}" "$1" env -u PYTHONPATH -u PYTHONHOME -u PYTHONDONTWRITEBYTECODE '
     'HOME="$work"/home TMPDIR="$work"/tmp XDG_CACHE_HOME="$work"/home XDG_CONFIG_HOME="$work"/home '
     'PATH="$work/venv/bin:$PATH" "${@:2}" < /dev/null & wait "$!"; }'
 )

@@ -191,43 +191,6 @@ def test_start_may_be_asked_for_twice(rig: Rig) -> None:
     assert (rig.there("0001-train") / "log").read_text() == "began\n"
 
 
-# What a Mac has not, or has under another name; and its rsync, which is 2.6.9 or says that it is like it.
-NOT_ON_A_MAC = ("flock", "setsid", "sha256sum", "timeout", "stdbuf", "nproc", "tac", "md5sum", "ionice")
-RSYNC_OF_A_MAC = """#!/bin/bash
-given=("$@")
-while [ $# -gt 0 ]; do
-  case "$1" in
-    -e) shift;;
-    --from0|--files-from=*|--partial-dir=*|--progress|--rsync-path=*|--no-implied-dirs|--sparse) ;;
-    --ignore-existing|-[lptRc]*) ;;
-    -*) echo "rsync: $1: unknown option" >&2; exit 1;;
-  esac; shift
-done
-exec RSYNC "${given[@]}"
-"""
-
-
-@pytest.mark.parametrize("has_openssl", [True, False])
-def test_a_job_from_a_mac(rig: Rig, tmp_path: Path, has_openssl: bool) -> None:
-    missing = {*NOT_ON_A_MAC, "rsync", *(() if has_openssl else ("openssl",))}
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    for tool in (path for place in ("/usr/bin", "/bin") for path in Path(place).iterdir()):
-        if tool.name not in missing and not (folder / tool.name).exists():
-            (folder / tool.name).symlink_to(tool)
-    (folder / "rsync").write_text(RSYNC_OF_A_MAC.replace("RSYNC", str(shutil.which("rsync"))))
-    (folder / "rsync").chmod(0o755)
-    script = "open('research-log/phase1-test/out.pt', 'w').write('x'); print('ran'); raise SystemExit(3)"
-    phase = rig.lab.add_phase(script=script, artifacts=["out.pt"], inputs=["input.bin"])
-    (phase / "input.bin").write_text("pushed")
-    done = rig.run(*FINISHED, PATH=str(folder))
-    assert [step["exit_code"] for step in result(done)["steps"]] == [0, 0, 0, 3, 0], done
-    assert ((phase / "out.pt").read_text(), (phase / "run.log").read_text()) == ("x", "ran\n")
-    assert "not found" not in done.stderr
-    attached = rig.run("action=logs", PATH=str(folder))
-    assert (attached.exit_code, attached.stdout) == (3, "ran\n")
-
-
 # ------------------------------------------------------------------------------------ sync
 
 
