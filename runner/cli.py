@@ -1,6 +1,7 @@
 """The command line: compose, observe, plan, show, ask, apply; from arguments to an exit code."""
 
 import atexit
+import errno
 import gc
 import os
 import shutil
@@ -63,12 +64,16 @@ def guarded(arguments: list[str]) -> int:
 
 
 def crashed(error: Exception) -> int:
-    """The exit code of what nobody foresaw; but a Python without Hydra is one that nobody set up."""
+    """The exit code of what nobody foresaw; but a Python without Hydra is one that nobody set up, and a
+    name beyond 255 bytes was typed."""
     missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     if missing in ("hydra", "omegaconf"):
         print(f"error: {sys.executable} has no {missing}: nobody set the runner up for it", file=sys.stderr)
         print("  To set it up, and see it work: make demo", file=sys.stderr)
         print("  Where that was done: .venv/bin/python -m runner", file=sys.stderr)
+        return 64
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        print(f"error: {error.filename}: no file system takes a name that long", file=sys.stderr)
         return 64
     print_exc()
     print("This is a bug of the runner. What ran until here is in the run's folder.", file=sys.stderr)
