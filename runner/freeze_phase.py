@@ -23,7 +23,7 @@ def phase_of(plain: Mapping[str, Any], choice: str) -> Phase | None:
         choice=choice,
         deps=tuple(plain["deps"]),
         batch_size=at_least_one("phase.batch_size", plain["batch_size"]),
-        artifacts=tuple(_below_phase("artifacts", a) for a in plain["artifacts"]),
+        artifacts=tuple(_artifact(a) for a in plain["artifacts"]),
         inputs=tuple(plain["inputs"]),
         data=_data(plain["data"]) if plain["data"] else None,
         source=Source(**plain["source"]) if plain["source"] else None,
@@ -62,6 +62,16 @@ def _below_phase(key: str, path: str) -> str:
     if path.startswith("/") or ".." in Path(path).parts or not path.strip("/."):
         raise UsageError(f"phase.{key}: {path!r} must be a path inside the phase's folder")
     return path
+
+
+def _artifact(path: str) -> str:
+    """A pattern would match nothing, and what it was meant for would stay on the machine unsaid."""
+    if re.search(r"[*?]|\[.*\]", path):
+        raise UsageError(
+            f"phase.artifacts: {path!r} is a pattern, and artifacts are files and folders by name",
+            f"Name the folder: {path.rpartition('/')[0] or 'checkpoints'}/",
+        )
+    return _below_phase("artifacts", path)
 
 
 def _value(key: str, value: Any) -> Value:

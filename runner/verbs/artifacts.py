@@ -21,8 +21,10 @@ PARTIAL = ("--partial-dir=.rsync-partial",)  # an interrupted file is kept under
 # Runs here, in the phase's folder. A file that differs from its record is fetched into a folder apart
 # and gets its name only when it fits the record; one that changed meanwhile, or is being written, is
 # recorded and fetched again. What was here under that name is kept in runs/replaced, unless it was
-# brought from the very same place before (runs/.home remembers) or is how the file begins. An rsync that
-# was killed leaves what it had fetched under a name of its own (.name.Xy12Zz), which nobody takes up again.
+# brought from the very same place before (runs/.home remembers) or is how the file begins; and always when
+# the new one is cut short: a job that died while it saved leaves less than it had saved before. An rsync
+# that was killed leaves what it had fetched under a name of its own (.name.Xy12Zz), which nobody takes up
+# again. A disk that does not tell A from a has one file where the machine has two.
 BACKUP = """\
 set +e -o pipefail
 {state}
@@ -35,14 +37,18 @@ differing() {{
     [ "$(state "$name")" = "$sum/$size" ] || printf "%s/%s/%s\\0" "$sum" "$size" "$name"
   done; }}
 names() {{
-  while IFS=/ read -r -d "" sum size name; do [ "$sum" = open ] || printf "%s\\0" "$name"; done; }}
+  while IFS=/ read -r -d "" sum size name; do
+    case "$sum" in open|unreadable) ;; *) printf "%s\\0" "$name";; esac; done; }}
 begins() {{ [ -f "$1" ] && [ ! -L "$1" ] && [ "$(head -c "$3" "$1" | sum)" = "$2" ]; }}
 fits() {{
   [ "$(state "$1")" = "$sum/$size" ] || {{ of_lines "$1" && begins "$1" "$sum" "$size" &&
     head -c "$size" "$1" >$new/cut && touch -r "$1" $new/cut && mv $new/cut "$1"; }}; }}
 mark() {{ printf "%s %s %s" "$origin" "$1" "$name" | tr "\\n" "?"; }}
+is_cut_short() {{
+  [ "$size" != link ] && [ "$size" -lt "${{was#*/}}" ] &&
+    {{ [ $((size*2)) -lt "${{was#*/}}" ] || begins "$name" "$sum" "$size"; }}; }}
 keep() {{
-  was=$(state "$name"); ! grep -qxF "$(mark "$was")" runs/.home 2>/dev/null || return 0
+  was=$(state "$name"); is_cut_short || ! grep -qxF "$(mark "$was")" runs/.home 2>/dev/null || return 0
   ! begins "$new/files/$name" "${{was%/*}}" "${{was#*/}}" 2>/dev/null || return 0
   kept=runs/replaced/${{was:0:8}}/$folder; mkdir -p "$kept" && cp -p "$name" "$kept" &&
     echo "kept what was here of $name in $kept"; }}
@@ -53,12 +59,22 @@ into_place() {{
     {{ mark "$sum/$size"; echo; }} >>runs/.home; }}
 place() {{
   placed=0; while IFS=/ read -r -d "" sum size name; do
-    if fits "$new/files/$name"; then into_place || placed=74
+    if [ "$sum" = unreadable ]; then echo "cannot be read there: $name" >&2; hopeless=yes
+    elif fits "$new/files/$name"; then into_place || placed=74
     else rm -f "$new/files/$name"; echo "not verified yet: $name" >&2; placed=65; fi
   done; return $placed; }}
+brought() {{ tr "\\n\\0" "?\\n" <$new/theirs | cut -d/ -f3-; }}
+is_one_of_two() {{
+  brought | tr "[:upper:]" "[:lower:]" | sort | uniq -d | grep -q . &&
+    differing <$new/theirs | tr "\\n\\0" "?\\n" | cut -d/ -f3- | grep .; }}
+missing() {{
+  for name in {names}; do
+    name=${{name//$'\\n'/?}}; brought | grep -qxF -e "$name" || brought | grep -qF -e "$name/" ||
+      echo "warning: of the artifact $name there is nothing on the machine"
+  done; }}
 mkdir -p {phase}/runs && cd {phase} && exec 9>>runs/.lock || exit
 flock 9 2>/dev/null || perl -e 'open(F, ">&=9") and flock(F, 2)'
-new=runs/.incoming; mkdir -p $new/files || exit
+new=runs/.incoming; hopeless=; mkdir -p $new/files || exit
 find $new/files -type f -name ".*.??????" ! -path "*/.rsync-partial/*" -exec rm -f {{}} +
 for pause in 1 1 2 4 8 15 30 0; do
   theirs >$new/all && {{ IFS= read -r -d "" origin; cat >$new/theirs; }} <$new/all &&
@@ -68,25 +84,33 @@ for pause in 1 1 2 4 8 15 30 0; do
     place <$new/wanted; code=$?
     [ $code = 0 ] || [ $fetched = 0 ] || code=$fetched
   fi
+  [ $code != 0 ] || [ -z "$hopeless" ] || exit 65
   if [ $code = 0 ]; then
+    ! is_one_of_two || {{ echo "not verified: this disk has one file for two of the machine" >&2; exit 65; }}
+    missing >&2
     echo "verified: $(tr -dc "\\0" <$new/theirs | wc -c | tr -d " ") files"; rm -rf $new; exit 0
   fi
   sleep $pause
 done
 exit $code"""
 
+OUTSIDE = 'outside() { echo "not brought home: $1, a link to what no artifact names" >&2; }'
+
 # Names a folder on a machine, so that another machine behind the same name is told from it.
 ORIGIN = 'printf "%s\\0" "$(cat /etc/machine-id 2>/dev/null)-$(stat -c %i-%W .)"'
 
-# Runs on the machine. What earlier runs left in the folder stays there.
+# Runs on the machine. What runs made in the folder stays as it is, also where the repository has a file of
+# that name: it may be nine hours of work.
 CLONE = """\
 mkdir -p {root}/{folder} && cd {root}/{folder} || exit; from={git}; ref={ref}
-if [ "$(cat .git/cloned 2>/dev/null)" = "$from $ref" ] && git diff --quiet HEAD; then
+if [ "$(cat .git/cloned 2>/dev/null)" = "$from $ref" ] && git diff --quiet HEAD -- . {unless}; then
   echo "nothing to do: this commit was cloned before"; exit
 fi
+made() {{ for name in {products}; do [ ! -e "$name" ] || find "$name" ! -type d -print0; done; }}
 rm -rf .source && git clone --quiet --recurse-submodules "$from" .source &&
   git -C .source checkout --quiet --detach "$ref" &&
   git -C .source submodule --quiet update --init --recursive &&
+  made | (cd .source && xargs -0 rm -f --) &&
   rm -rf .git && cp -a .source/. . && rm -rf .source && echo "$from $ref" >.git/cloned"""
 
 
@@ -199,9 +223,13 @@ def remove_vanished(settings: Settings, phase: Phase, pushed: Path) -> tuple[str
 
 def products(folder: str, phase: Phase) -> str:
     """The patterns of `case` for what runs made: as facts/research_log.is_product says."""
-    below = ["runs", "run.log", ".venv", *(a.rstrip("/") for a in phase.artifacts)]
-    each = [quote(str(PurePosixPath(folder, name))) for name in below]
+    each = [quote(str(PurePosixPath(folder, name))) for name in product_names(phase)]
     return "|".join([*(f"{path}|{path}/*" for path in each), "*/__pycache__/*"])
+
+
+def product_names(phase: Phase) -> tuple[str, ...]:
+    """Where runs put what they make, below the phase's folder."""
+    return ("runs", "run.log", ".venv", *(artifact.rstrip("/") for artifact in phase.artifacts))
 
 
 def input_files(settings: Settings, phase: Phase) -> tuple[str, ...]:
@@ -230,7 +258,10 @@ def clone(settings: Settings, phase: Phase, source: Source, submission: Submissi
     """The repository in the phase's folder on the machine, at the commit; what runs made there stays."""
     folder, root = quote(folder_of(settings, phase)), spell(home_or_path(settings.remote.root))
     git, ref = quote(source.git), quote(source.ref)
-    text = CLONE.format(root=root, folder=folder, git=git, ref=ref)
+    made = product_names(phase)
+    unless = sh(*(f":(exclude,literal){name}" for name in made)).text
+    products = sh(*(f"./{name}" for name in made)).text
+    text = CLONE.format(root=root, folder=folder, git=git, ref=ref, unless=unless, products=products)
     if submission:
         text = f"mkdir -p {root} && cd {root} || exit\n{refused(submission)}\ncd || exit\n{text}"
     cloned = route_of(settings).ssh(Command(text))
@@ -263,13 +294,16 @@ def backup_step(settings: Settings, phase: Phase) -> Step:
     route, folder = route_of(settings), folder_of(settings, phase)
     there = Command(f"cd {spell(home_or_path(settings.remote.root))}/{quote(folder)}")
     names = sh(*(f"./{name.rstrip('/')}" for name in phase.artifacts)).text
-    recorded = route.ssh(Command(f"{there.text} || exit\n{ORIGIN}\n{FILE_STATE}\n{RECORDS}\nrecords {names}"))
+    recorded = route.ssh(
+        Command(f"{there.text} || exit\n{ORIGIN}\n{FILE_STATE}\n{RECORDS}\n{OUTSIDE}\nrecords {names}")
+    )
     options = ("-lptR", "--no-implied-dirs", "--from0", "--files-from=-", "--sparse", *PARTIAL)
     here = settings.paths.research_log / phase.name
     body = BACKUP.format(
         state=FILE_STATE,
         phase=quote(str(here)),
         theirs=recorded.text,
+        names=names,
         fetch=route.copied(f"{route.rsync(*options, there=there).text} {route.far} $new/files"),
     )
     reason = f"{' '.join(phase.artifacts)} → {settings.paths.shown(here)}/, verified by checksum"

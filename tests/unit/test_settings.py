@@ -73,6 +73,8 @@ MISTAKES = {
     "phase.name=../../etc": ("phase.name", "folder in the research log"),
     "phase.name=phase9-none": ("phase9-none", "no such folder"),
     "phase.artifacts=[../x]": ("phase.artifacts", "inside the phase's folder"),
+    "phase.artifacts=['ck/*.pt']": ("phase.artifacts: 'ck/*.pt' is a pattern", "Name the folder: ck/"),
+    "phase.artifacts=['ck/step[0-9].pt']": ("is a pattern", "Name the folder: ck/"),
     "instance.name='a b'": ("instance.name", "letters, digits"),
     "instance.provider=lamda": ("instance.provider=lamda: there is no such provider", "Did you mean lambda?"),
     "~action": ("~action", "needs this key", "action=…"),

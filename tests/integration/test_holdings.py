@@ -1,0 +1,156 @@
+"""What a machine says that it holds: the very script, run by bash as a user who may not read everything."""
+
+import fcntl
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from runner.facts.fact import Result
+from runner.facts.machine import Holdings, ask_holdings, changes, is_here
+from runner.facts.run import RunState
+
+NOBODY = 65534
+PHASE = "research-log/phase1-it's a $(test)\n李明"
+
+
+@dataclass
+class Place:
+    """The root of jobs on a machine."""
+
+    root: Path
+
+    def file(self, name: str, text: str = "x") -> Path:
+        """A file there."""
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    def run(self, folder: str, artifacts: str = "") -> Path:
+        """A run that ended, and what it has to bring home."""
+        for name, text in (("token", "t"), ("exit_code", "0\n"), ("lock", ""), ("artifacts", artifacts)):
+            self.file(f"{folder}/{name}", text)
+        return self.root / folder
+
+    def ask(self, only_stamps: bool = False) -> Holdings | None:
+        """What it says; asked as its user, who is not root."""
+        asked = ask_holdings(lambda command: command, str(self.root), "research-log", {}, only_stamps)
+        is_root = os.geteuid() == 0
+        if is_root and self.root.exists():
+            subprocess.run(["chown", "-Rh", "--from=0", str(NOBODY), str(self.root)], check=True)
+        words = ["bash", "-c", asked.ask.text]  # type: ignore[union-attr]
+        done = subprocess.run(words, capture_output=True, user=NOBODY if is_root else None)
+        return asked.read(Result(done.returncode, done.stdout, done.stderr))
+
+    def files(self) -> dict[str, str]:
+        """Path → checksum, or what is the matter."""
+        held = self.ask()
+        assert held is not None
+        return {file.path: file.checksum for file in held.files}
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        root = Path(folder, "root")
+        root.mkdir()
+        yield Place(root)
+        subprocess.run(["chmod", "-R", "u+rwX", str(root)], check=True)
+
+
+def test_runs_and_what_they_made_are_found_under_any_name(place: Place) -> None:
+    place.run(f"{PHASE}/runs/0001-train", "out/\0gone\0")
+    place.file(f"{PHASE}/out/a\nb", "weights")
+    held = place.ask()
+    assert held is not None and [run.folder for run in held.runs] == [f"{PHASE}/runs/0001-train"]
+    (file,) = held.files
+    assert file.path == f"{PHASE}/out/a\nb" and is_here(file, place.root)
+
+
+@pytest.mark.parametrize("folder", ["experiments/runs/0001-run", "experiments/phase1-x/runs/0001-train"])
+def test_runs_of_another_research_log_are_found(place: Place, folder: str) -> None:
+    run = place.run(folder, "ck\0")
+    place.file(str(Path(folder).parent.parent / "ck/a.pt"))
+    with (run / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        held = place.ask()
+    assert held is not None
+    assert [(run.folder, run.status.state) for run in held.runs] == [(folder, RunState.RUNNING)]
+    assert [file.path for file in held.files] == [str(Path(folder).parent.parent / "ck/a.pt")]
+
+
+def test_what_a_run_left_in_a_hidden_folder_is_something_it_left(place: Place) -> None:
+    place.run(f"{PHASE}/runs/0001-run")
+    place.file(f"{PHASE}/runs/0001-run/.hydra/config.yaml")
+    assert list(place.files()) == [f"{PHASE}/runs/0001-run/.hydra/config.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("closed", "told"),
+    [
+        (f"{PHASE}/ck/deep", f"{PHASE}/ck/deep"),
+        (f"{PHASE}/ck", f"{PHASE}/ck/deep"),
+        (f"{PHASE}/ck/deep/w.pt", f"{PHASE}/ck/deep/w.pt"),
+        (f"{PHASE}/runs/0001-train", f"{PHASE}/runs/0001-train"),
+        (f"{PHASE}/runs/0001-train/artifacts", f"{PHASE}/runs/0001-train/artifacts"),
+        (f"{PHASE}/runs", f"{PHASE}/runs"),
+        (PHASE, PHASE),
+        ("research-log", "research-log"),
+    ],
+)
+def test_what_nobody_lets_us_see_is_not_taken_for_absent(place: Place, closed: str, told: str) -> None:
+    place.run(f"{PHASE}/runs/0001-train", "ck/deep\0")
+    place.file(f"{PHASE}/ck/deep/w.pt", "")
+    (place.root / closed).chmod(0)
+    assert place.files().get(told) == "unreadable"
+
+
+def test_a_root_that_cannot_be_entered_is_unseen_and_one_that_is_not_there_is_empty(place: Place) -> None:
+    place.run(f"{PHASE}/runs/0001-train")
+    place.root.chmod(0)
+    assert place.ask() is None
+    place.root.chmod(0o755)
+    place.root = place.root / "nowhere"
+    assert place.ask() == Holdings()
+
+
+def test_links_to_what_no_artifact_names_are_told(place: Place) -> None:
+    place.run(f"{PHASE}/runs/0001-train", "ck\0")
+    place.file("elsewhere/best.pt")
+    place.file(f"{PHASE}/scratch/w.pt")
+    ck = place.file(f"{PHASE}/ck/a.pt").parent
+    (ck / "covered").symlink_to("a.pt")
+    (ck / "absolute").symlink_to(ck / "a.pt")
+    (ck / "out").symlink_to(place.root / "elsewhere")
+    (ck / "beside").symlink_to("../scratch/w.pt")
+    (ck / "dangling").symlink_to("/nowhere/at/all")
+    files = place.files()
+    assert {name for name, is_ in files.items() if is_ != "outside"} - {f"{PHASE}/ck/beside"} == {
+        f"{PHASE}/ck/a.pt",
+        f"{PHASE}/ck/covered",
+    }
+    held = place.ask()
+    assert held is not None
+    outside = [file.path for file in held.files if file.checksum == "outside"]
+    assert outside == [f"{PHASE}/ck/beside", f"{PHASE}/ck/out"]
+    assert not any(is_here(file, place.root) for file in held.files if file.checksum == "outside")
+
+
+def test_stamps_show_what_changed_meanwhile(place: Place) -> None:
+    run = place.run(f"{PHASE}/runs/0001-train", "ck\0")
+    place.file(f"{PHASE}/ck/a.pt", "one")
+    held, now = place.ask(), place.ask(only_stamps=True)
+    assert held is not None and held.stamps is not None and now is not None
+    assert changes(held.stamps, now) == ()
+    place.file(f"{PHASE}/ck/a.pt", "two")
+    place.file(f"{PHASE}/ck/b.pt")
+    (run / "exit_code").write_text("1\n")
+    later = place.ask(only_stamps=True)
+    assert later is not None
+    assert changes(now, later) == (f"{PHASE}/ck/a.pt", f"{PHASE}/ck/b.pt", f"{PHASE}/runs/0001-train")
