@@ -110,7 +110,7 @@ class Rule:
     shown_by: Callable[[Evidence], str | None]
     cause: str
     remedy: Callable[[Evidence], str]
-    fallback: bool = field(default=False)  # counts only where nothing else is found
+    fallback: bool = field(default=False)  # the first of these counts where nothing else is found
 
 
 def says(pattern: str) -> Callable[[Evidence], str | None]:
@@ -180,6 +180,11 @@ def kernel_killed(evidence: Evidence) -> str | None:
     """The kernel's own words, for a run that ended with KILL."""
     oom = evidence.seen.oom_line if evidence.seen else ""
     return f"exit code 137; {oom}" if oom and ended_with(evidence) in (137, None) else None
+
+
+def killed(evidence: Evidence) -> str | None:
+    """KILL, where nobody can say that it was the kernel's."""
+    return "exit code 137" if ended_with(evidence) == 137 and not kernel_killed(evidence) else None
 
 
 def ended_with(evidence: Evidence) -> int | None:
@@ -287,6 +292,13 @@ RULES = (
         fallback=True,
     ),
     Rule(
+        "killed with -9",
+        killed,
+        "the kernel's doing when memory is used up (dmesg says so); else a person's, or a restart",
+        lambda evidence: evidence.again(),
+        fallback=True,
+    ),
+    Rule(
         "the run was stopped",
         stopped,
         "somebody ended it: action=stop, Ctrl-C, or a TERM of the machine's own",
@@ -369,7 +381,7 @@ def diagnose(evidence: Evidence, guesses: bool = True) -> tuple[Diagnosis, ...]:
     sure = [pair for pair in found if not pair[0].fallback]
     return tuple(
         Diagnosis(rule.symptom, line, rule.cause, rule.remedy(evidence))
-        for rule, line in sure or (found if guesses else [])
+        for rule, line in sure or (found[:1] if guesses else [])
     )
 
 

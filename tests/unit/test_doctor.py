@@ -221,3 +221,8 @@ def test_a_run_that_was_stopped_has_no_error_of_its_own(tmp_path: Path) -> None:
     diagnosis = only(tmp_path, run_folder(tmp_path, "step 9\n", exit_code=143))
     assert diagnosis.symptom == "the run was stopped"
     assert "action=train" in words_of(diagnosis)
+
+
+def test_a_kill_without_the_kernels_words_is_no_error_of_the_script(tmp_path: Path) -> None:
+    diagnosis = only(tmp_path, run_folder(tmp_path, "step 9\n", exit_code=137))
+    assert diagnosis.symptom == "killed with -9"
