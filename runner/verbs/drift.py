@@ -7,7 +7,7 @@ from runner.facts.preflights import lock_of
 from runner.plan.command import Command, home_or_path
 from runner.plan.route import route_of
 from runner.plan.settings import Settings
-from runner.verbs.doctor import Diagnosis
+from runner.verbs.diagnosis import Diagnosis
 from runner.verbs.own_line import own_line
 
 NUM_SHOWN = 5

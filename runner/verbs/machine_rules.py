@@ -16,7 +16,7 @@ from runner.plan.command import Command, sh
 from runner.plan.plan import Request
 from runner.plan.route import Route
 from runner.plan.settings import Settings
-from runner.verbs.doctor import Diagnosis
+from runner.verbs.diagnosis import Diagnosis
 from runner.verbs.own_line import own_line
 from runner.verbs.rented import Seen, alias_for, called, look
 

@@ -1,6 +1,7 @@
 """Diagnoses for people; importing this module registers their text."""
 
-from runner.verbs.doctor import Diagnosis, Doctor
+from runner.verbs.diagnosis import Diagnosis
+from runner.verbs.doctor import Doctor
 from runner.view.text import Paint, report_text
 
 

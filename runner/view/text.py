@@ -135,7 +135,8 @@ def cost_rows(result: PlanResult, seconds: float) -> list[tuple[str, str]]:
 
 def diagnosis_rows(result: PlanResult, settings: Settings) -> list[tuple[str, str]]:
     """What doctor makes of the words of the run, and what mends it; nothing when it is at a loss."""
-    from runner.verbs.doctor import diagnose, evidence_of
+    from runner.verbs.evidence import evidence_of
+    from runner.verbs.job_rules import diagnose
 
     if not result.plan.run_folder:
         return []

@@ -11,7 +11,9 @@ from runner.facts.fact import Result
 from runner.facts.health import Seen, read_health
 from runner.facts.run import RunState
 from runner.freeze import load
-from runner.verbs.doctor import Diagnosis, diagnose, evidence_of
+from runner.verbs.diagnosis import Diagnosis
+from runner.verbs.evidence import evidence_of
+from runner.verbs.job_rules import diagnose
 from runner.verbs.runs import logs
 
 OOM = (

@@ -16,7 +16,7 @@ from runner.freeze import load
 from runner.plan.plan import Request
 from runner.plan.settings import Settings
 from runner.verbs.choose import rules_for
-from runner.verbs.doctor import Diagnosis
+from runner.verbs.diagnosis import Diagnosis
 from runner.verbs.machine_rules import of_machines
 
 NAME, ID, IP = "lambda-0001-abcdef", "1" * 32, "203.0.113.9"
