@@ -10,12 +10,12 @@ from runner.errors import Refused
 from runner.facts.ledger import read_ledger
 from runner.plan.plan import Effect, Plan
 from runner.plan.settings import Settings
-from runner.verbs.own_line import in_context
+from runner.verbs.own_line import in_context, own_line
 from runner.verbs.verb import verb_named
 from runner.view.json import plan_document, to_json
 from runner.view.script import plan_script
 from runner.view.text import Paint, consent_line, plan_text, plan_title, result_text
-from runner.world.transport import Transport
+from runner.world.transport import Transport, answer
 
 
 def show_or_apply(
@@ -38,7 +38,11 @@ def show_or_apply(
     check_consent(plan, settings)
     if plan.effect is Effect.DESTROY and settings.confirm == "true":
         ask_for_name(plan, settings)
-        check_same(plan, again())
+        now = again()
+        check_same(plan, now)
+        plan = now
+    if plan.effect is Effect.DESTROY:
+        check_unchanged(plan, settings, transport)
     return carry_out(plan, settings, transport, paint)
 
 
@@ -103,6 +107,23 @@ def ask_for_name(plan: Plan, settings: Settings) -> None:
     sys.stderr.flush()
     if sys.stdin.readline().strip() != plan.target.name:
         raise Refused(f"That is not {plan.target.name}", "Nothing has run.")
+
+
+def check_unchanged(plan: Plan, settings: Settings, transport: Transport) -> None:
+    """Refused (77) when something changed while the plan was made: to compare checksums may take minutes."""
+    verb = verb_named(plan.action)
+    why = answer(transport, verb.look_again(settings, plan)) if verb else None
+    if why:
+        raise Refused(
+            f"{plan.action} is refused: {why}",
+            "Nothing was ended: the machine runs on, and is billed. To see the plan as it is now:",
+            own_line(settings, plan.action, None, *discarding(settings)),
+        )
+
+
+def discarding(settings: Settings) -> tuple[str, ...]:
+    """What was typed of `discard`."""
+    return tuple(word for word in settings.typed if word.startswith("discard="))
 
 
 def check_same(plan: Plan, now: Plan) -> None:

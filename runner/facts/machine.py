@@ -60,7 +60,8 @@ records() {
 # another laptop calls its own. What a run has to bring home is written in its folder, and so is what it
 # left there; the files by which it is steered are not worth keeping. Artifacts that only the
 # configuration knows (somebody ran the script by hand) come on top. Whoever holds a run's lock is alive,
-# also when its exit code is known. `stamps` are as good as checksums to see that nothing changed.
+# also when its exit code is known, or its token is not there yet. `stamps` are as good as checksums to see
+# that nothing changed.
 HOLDINGS = """\
 shopt -s nullglob dotglob
 outside() { printf "outside/link/%s\\0" "$1"; }
@@ -74,7 +75,8 @@ left() {
     token|token.new|lock|pid|exit_code|exit_code.new|artifacts|abandoned) ;;
     *) printf "%s\\0" "./runs/${1##*/}/${name##*/}";; esac; done
   while IFS= read -r -d "" name; do printf "./%s\\0" "${name%/}"; done <"$1"/artifacts; }
-state_of() { if [ -e "$1"/lock ] && ! flock -n -s "$1"/lock true; then echo running; else run_state; fi; }
+is_alive() { [ -e "$1"/lock ] && ! flock -n -s "$1"/lock true; }
+state_of() { if is_alive "$1"; then echo running; else run_state; fi; }
 holdings() {
   local folder run name names
   for folder in */ */*/; do
@@ -82,7 +84,7 @@ holdings() {
     names=(); while IFS= read -r -d "" name; do names+=("./$name"); done < <(declared)
     hidden "$folder"/runs
     for run in "$folder"/runs/*/; do
-      run=${run%/}; ! hidden "$run" && [ -e "$run"/token ] || continue
+      run=${run%/}; ! hidden "$run" && { [ -e "$run"/token ] || is_alive "$run"; } || continue
       printf "run/%s/%s\\0" "$(state_of "$run")" "$run"
       [ ! -e "$run"/artifacts ] || [ -r "$run"/artifacts ] || names+=("./runs/${run##*/}/artifacts")
       while IFS= read -r -d "" name; do names+=("$name"); done < <(left "$run" 2>/dev/null)
@@ -202,13 +204,10 @@ def held_in(records: list[str]) -> Holdings:
     return Holdings(tuple(runs), tuple(files))
 
 
-def changes(before: Holdings, now: Holdings) -> tuple[str, ...]:
-    """The runs and files that are not as they were."""
-    rows = [
-        {(run.folder, run.status) for run in held.runs} | {(file.path, file.checksum) for file in held.files}
-        for held in (before, now)
-    ]
-    return tuple(sorted({path for path, _ in rows[0] ^ rows[1]}))
+def states(held: Holdings) -> tuple[tuple[str, str], ...]:
+    """Each run and each file with its state: when one changes, so does this."""
+    runs = [(run.folder, f"{run.status.state} {run.status.exit_code}") for run in held.runs]
+    return tuple(sorted(runs + [(file.path, file.checksum) for file in held.files]))
 
 
 def is_here(file: HeldFile, root: Path) -> bool:

@@ -1,5 +1,6 @@
 """setup-ssh: `ssh lambda` works in every terminal; everything else in the configuration stays as it is."""
 
+from dataclasses import replace
 from difflib import unified_diff
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from runner.facts.ssh_config import (
     without_block,
     write_command,
 )
-from runner.plan.command import sh
+from runner.plan.command import Command, sh
 from runner.plan.plan import Effect, Plan, Step
 from runner.plan.settings import Settings
 from runner.verbs.own_line import own_line
@@ -96,9 +97,22 @@ def removal_step(settings: Settings, machine: Rented) -> Step | None:
     try:
         file = read_ssh_file(settings.ssh.config)
         edit = without_block(file.content or b"", host_key_alias(machine.id))
-        return config_step(settings, file, edit, f"ssh {alias} no longer leads anywhere")
+        step = config_step(settings, file, edit, f"ssh {alias} no longer leads anywhere")
     except UsageError:
         return None
+    return (
+        replace(step, action=Command(f"({step.command}) || {left(settings, alias).text}")) if step else None
+    )
+
+
+def left(settings: Settings, alias: str) -> Command:
+    """The machine is gone, whatever becomes of its block: somebody may have written to the file meanwhile."""
+    shown = settings.paths.shown(settings.ssh.config)
+    return sh(
+        "echo",
+        f"{shown} was written to meanwhile, or cannot be, and stays as it is; the lines from "
+        f"'# >>> fractal-runner {alias} ' to '# <<< fractal-runner {alias} ' lead nowhere: take them out",
+    )
 
 
 def shown_diff(file: SshFile, edit: Edit) -> str:

@@ -4,12 +4,12 @@ from runner.errors import UsageError
 from runner.facts.fact import Asking
 from runner.facts.lambda_cloud import Rented, terminate_request
 from runner.facts.ledger import Machine
-from runner.facts.machine import Holdings, ask_holdings
+from runner.facts.machine import Holdings, ask_holdings, states
 from runner.facts.probe import on_machine
 from runner.plan.command import Command
 from runner.plan.plan import Effect, Plan, Step, Target
 from runner.plan.settings import Settings
-from runner.verbs.loss import UNREACHABLE, Loss, listed, loss_of, no_answer, unmatched
+from runner.verbs.loss import UNREACHABLE, Loss, is_below, listed, loss_of, no_answer, unmatched, why_unseen
 from runner.verbs.own_line import own_line
 from runner.verbs.rented import Seen, called, configured_alias, find, look, target_for
 from runner.verbs.setup_ssh import removal_step
@@ -45,7 +45,35 @@ def terminate(settings: Settings) -> Asking[Plan]:
         details=details(seen, machine, held, loss),
         notes=(*notes(settings, machine, loss), *unmatched(settings.discard, held, loss)),
         then=own_line(settings, "status"),
+        witness=witness(held.stamps, tuple(run.folder for run in loss.given_up_runs)) if held else (),
     )
+
+
+GIVEN_UP = "given up"  # the state of a run whose end was consented to, whatever it does until then
+
+
+def witness(held: Holdings | None, given_up: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """What the machine shows, but for runs that are given up alive; never empty, so that it was seen."""
+    kept = (
+        row for row in states(held or Holdings()) if not any(is_below(row[0], folder) for folder in given_up)
+    )
+    return (*((folder, GIVEN_UP) for folder in given_up), *kept, ("machine", "seen"))
+
+
+def last_look(settings: Settings, plan: Plan) -> Asking[str | None]:
+    """What happened on the machine while the plan was made: a run that began, a file that changed."""
+    seen = yield from look(settings)
+    machine = next((i for i in seen.alive if i.id == dict(plan.basis)["machine"]), None)
+    if machine is None:
+        return None
+    if not plan.witness:
+        return None if UNREACHABLE in settings.discard else why_unseen(settings, seen, machine) or None
+    held = yield from holdings(settings, machine, only_stamps=True)
+    if held is None:
+        return f"{no_answer(machine)} any more, and did when the plan was made"
+    now = witness(held, tuple(name for name, state in plan.witness if state == GIVEN_UP))
+    changed = sorted({name for name, _ in set(now) ^ set(plan.witness)})
+    return f"on the machine changed meanwhile: {listed(changed)}" if changed else None
 
 
 def to_end(settings: Settings, seen: Seen) -> Rented:
@@ -61,14 +89,18 @@ def to_end(settings: Settings, seen: Seen) -> Rented:
     return machine
 
 
-def holdings(settings: Settings, machine: Rented) -> Asking[Holdings | None]:
+def holdings(settings: Settings, machine: Rented, only_stamps: bool = False) -> Asking[Holdings | None]:
     """What is on it; None when nobody can look, as into a machine without an address."""
     if machine.ip is None:
         return None
     log = settings.paths.research_log.name
     declared = {phase: artifacts for phase, (_, artifacts) in declared_phases(settings).items()}
     held: Holdings | None = yield ask_holdings(
-        lambda command: over_ssh(settings, machine, command), settings.remote.root, log, declared
+        lambda command: over_ssh(settings, machine, command),
+        settings.remote.root,
+        log,
+        declared,
+        only_stamps,
     )
     return held
 

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from runner.facts.fact import Asking
-from runner.plan.plan import Effect
+from runner.plan.plan import Effect, Plan
 from runner.plan.settings import Settings
 
 
@@ -16,6 +16,7 @@ class Verb:
 
     So is `words`: a function of the settings and the exit code that reads what the verb's plan left
     behind and says, a line each, what that means. `keys` are those of single verbs that it takes.
+    `last_look` asks, right before the plan's first step, why it must not be taken after all.
     """
 
     name: str
@@ -24,22 +25,33 @@ class Verb:
     rules: str
     words: str | None = None
     keys: tuple[str, ...] = ()
+    last_look: str | None = None
 
     def ask(self, settings: Settings) -> Asking[Any]:
         """The verb's questions for these settings, and then its Plan or Report."""
-        module, _, function = self.rules.partition(":")
-        rules: Callable[[Settings], Asking[Any]] = getattr(import_module(f"runner.verbs.{module}"), function)
+        rules: Callable[[Settings], Asking[Any]] = function(self.rules)
         return rules(settings)
+
+    def look_again(self, settings: Settings, plan: Plan) -> Asking[str | None]:
+        """What has changed since the plan was made and speaks against it; None for most."""
+        if self.last_look is None:
+            yield from ()
+            return None
+        rules: Callable[[Settings, Plan], Asking[str | None]] = function(self.last_look)
+        return (yield from rules(settings, plan))
 
     def say(self, settings: Settings, exit_code: int) -> tuple[str, ...]:
         """What came of the verb's plan, in words; nothing for most."""
         if self.words is None:
             return ()
-        module, _, function = self.words.partition(":")
-        words: Callable[[Settings, int], tuple[str, ...]] = getattr(
-            import_module(f"runner.verbs.{module}"), function
-        )
+        words: Callable[[Settings, int], tuple[str, ...]] = function(self.words)
         return words(settings, exit_code)
+
+
+def function(place: str) -> Any:
+    """What `module:function` names."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(f"runner.verbs.{module}"), name)
 
 
 # In the order of a machine's life, which is the order of --help.
@@ -73,6 +85,7 @@ VERBS = (
         "the machine gone, after a verified backup",
         "terminate:terminate",
         keys=("discard",),
+        last_look="terminate:last_look",
     ),
 )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from runner.facts.fact import Result
-from runner.facts.machine import Holdings, ask_holdings, changes, is_here
+from runner.facts.machine import Holdings, ask_holdings, is_here, states
 from runner.facts.run import RunState
 
 NOBODY = 65534
@@ -147,10 +147,19 @@ def test_stamps_show_what_changed_meanwhile(place: Place) -> None:
     place.file(f"{PHASE}/ck/a.pt", "one")
     held, now = place.ask(), place.ask(only_stamps=True)
     assert held is not None and held.stamps is not None and now is not None
-    assert changes(held.stamps, now) == ()
+    assert states(held.stamps) == states(now)
     place.file(f"{PHASE}/ck/a.pt", "two")
     place.file(f"{PHASE}/ck/b.pt")
     (run / "exit_code").write_text("1\n")
     later = place.ask(only_stamps=True)
     assert later is not None
-    assert changes(now, later) == (f"{PHASE}/ck/a.pt", f"{PHASE}/ck/b.pt", f"{PHASE}/runs/0001-train")
+    changed = {name for name, _ in set(states(now)) ^ set(states(later))}
+    assert changed == {f"{PHASE}/ck/a.pt", f"{PHASE}/ck/b.pt", f"{PHASE}/runs/0001-train"}
+
+
+def test_a_run_that_is_about_to_start_is_alive(place: Place) -> None:
+    lock = place.file(f"{PHASE}/runs/0001-train/lock", "")
+    with lock.open() as held_lock:
+        fcntl.flock(held_lock, fcntl.LOCK_EX)
+        held = place.ask()
+    assert held is not None and [run.is_alive for run in held.runs] == [True]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -12,15 +13,18 @@ from typing import Any
 import pytest
 
 from runner.errors import UsageError
+from runner.facts.fact import Fact, Now
 from runner.facts.lambda_cloud import Rented
 from runner.facts.ledger import Ledger, fold
 from runner.facts.machine import HeldFile, HeldRun, Holdings
 from runner.facts.run import RunState, RunStatus
 from runner.freeze import load
+from runner.plan.plan import Effect, Plan, Request, Target
 from runner.plan.settings import Settings
 from runner.verbs.loss import Loss, loss_of
 from runner.verbs.rented import Seen
-from runner.verbs.terminate import to_end
+from runner.verbs.setup_ssh import removal_step
+from runner.verbs.terminate import last_look, to_end, witness
 
 NAME, ID, IP = "lambda-0002-abcdef", "2" * 32, "203.0.113.9"
 LAUNCHED, NOW = 1_000_000.0, 1_009_000.0
@@ -229,6 +233,56 @@ def test_a_run_that_is_given_up_alive_may_go_on_writing(desk: Desk) -> None:
     assert before.basis == after.basis == (("lost", ONE),)
 
 
+# ------------------------------------------------------------------------------------- the last look
+
+
+def looked_again(desk: Desk, before: tuple[tuple[str, str], ...], now: Holdings | None, *words: str) -> Any:
+    """What the last look says, when the plan saw `before` and the machine shows `now`."""
+    plan = Plan(
+        "terminate", Effect.DESTROY, Target("lambda", "lambda"), (), basis=(("machine", ID),), witness=before
+    )
+    asking = last_look(desk.settings(*words), plan)
+    try:
+        question = next(asking)
+        while True:
+            if isinstance(question, Now):
+                given: Any = NOW
+            else:
+                assert isinstance(question, Fact)
+                given = (desk.machine,) if isinstance(question.ask, Request) else now
+            question = asking.send(given)
+    except StopIteration as done:
+        return done.value
+
+
+def test_what_changes_while_a_plan_is_made_keeps_the_machine(desk: Desk) -> None:
+    desk.settings().paths.state.mkdir()
+    before = held([f"{PHASE}/ck/w.pt"], ended=[ONE])
+    assert looked_again(desk, witness(before, ()), before) is None
+    began = held([f"{PHASE}/ck/w.pt"], ended=[ONE], alive=[TWO])
+    assert TWO in looked_again(desk, witness(before, ()), began)
+    grew = held([f"{PHASE}/ck/w.pt", f"{PHASE}/ck/best.pt"], ended=[ONE])
+    assert "ck/best.pt" in looked_again(desk, witness(before, ()), grew)
+    assert "any more" in looked_again(desk, witness(before, ()), None)
+    assert looked_again(desk, witness(Holdings(), ()), Holdings()) is None
+
+
+def test_a_run_that_is_given_up_alive_may_change_until_the_last_moment(desk: Desk) -> None:
+    before, now = held([f"{ONE}/log"], alive=[ONE]), held([f"{ONE}/log", f"{ONE}/b"], alive=[ONE])
+    assert looked_again(desk, witness(before, (ONE,)), now) is None
+    assert "runs/0002" in looked_again(desk, witness(before, (ONE,)), held(alive=[ONE, TWO]))
+
+
+def test_a_run_that_is_started_on_an_unseen_machine_meanwhile_keeps_it(desk: Desk) -> None:
+    state = desk.settings().paths.state
+    state.mkdir()
+    (state / "ledger.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in desk.entries))
+    assert looked_again(desk, (), None) is None
+    desk.run()
+    assert "0001-train" in looked_again(desk, (), None)
+    assert looked_again(desk, (), None, "discard=[unreachable]") is None
+
+
 # ------------------------------------------------------------------------------- which machine is meant
 
 
@@ -239,3 +293,25 @@ def test_a_machine_that_was_not_launched_from_here_has_to_be_named(desk: Desk) -
         to_end(desk.settings(), seen)
     assert f"machine={ID}" in caught.value.hints[0]
     assert to_end(desk.settings(f"machine={ID}"), seen) is desk.machine
+
+
+# -------------------------------------------------------------------------- the ssh configuration after it
+
+
+def test_a_configuration_that_changed_meanwhile_is_left_and_the_end_is_no_failure(desk: Desk) -> None:
+    settings = desk.settings()
+    config = desk.folder / "config"
+    settings = replace(settings, ssh=replace(settings.ssh, config=config))
+    marks = ("# >>> fractal-runner lambda (x) >>>", "# <<< fractal-runner lambda <<<")
+    block = f"{marks[0]}\nHost lambda\n  HostKeyAlias fractal-{ID}\n{marks[1]}\n"
+    config.write_text(block + "Host other\n")
+    step = removal_step(settings, desk.machine)
+    assert step is not None
+    changed = block + "Host other\n  Port 99\n"
+    config.write_text(changed)
+    done = subprocess.run(["bash", "-c", step.command], capture_output=True, text=True)
+    assert (done.returncode, config.read_text()) == (0, changed)
+    assert "take them out" in done.stdout
+    config.write_text(block + "Host other\n")
+    done = subprocess.run(["bash", "-c", step.command], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, config.read_text()) == (0, "", "Host other\n")
