@@ -11,6 +11,7 @@ from runner.plan.plan import Effect, Plan, Step, Target
 from runner.plan.settings import Settings
 from runner.verbs.loss import UNREACHABLE, Loss, is_below, listed, loss_of, no_answer, unmatched, why_unseen
 from runner.verbs.own_line import own_line
+from runner.verbs.remedy import Declared, remedies
 from runner.verbs.rented import Seen, called, configured_alias, find, look, target_for
 from runner.verbs.setup_ssh import removal_step
 
@@ -94,7 +95,7 @@ def holdings(settings: Settings, machine: Rented, only_stamps: bool = False) -> 
     if machine.ip is None:
         return None
     log = settings.paths.research_log.name
-    declared = {phase: artifacts for phase, (_, artifacts) in declared_phases(settings).items()}
+    declared = {name: phase.artifacts for name, phase in declared_phases(settings).items()}
     held: Holdings | None = yield ask_holdings(
         lambda command: over_ssh(settings, machine, command),
         settings.remote.root,
@@ -110,21 +111,22 @@ def over_ssh(settings: Settings, machine: Rented, command: Command) -> Command:
     return on_machine(settings, machine, command.text)
 
 
-def declared_phases(settings: Settings) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Phase → (its choice, its artifacts), of every phase that is configured."""
+def declared_phases(settings: Settings) -> dict[str, Declared]:
+    """Every phase that is configured, by its folder's name."""
     import yaml
 
-    declared: dict[str, tuple[str, tuple[str, ...]]] = {}
+    declared: dict[str, Declared] = {}
     for file in (f for folder in settings.paths.conf for f in sorted((folder / "phase").glob("*.yaml"))):
         try:
             phase = yaml.safe_load(file.read_text())["phase"]
             artifacts = tuple(map(str, phase.get("artifacts") or ()))
-            declared[str(phase["name"])] = (file.stem, artifacts)
+            declared[str(phase["name"])] = Declared(file.stem, artifacts)
         except (yaml.YAMLError, OSError, KeyError, TypeError, AttributeError, UnicodeDecodeError):
             continue
     if settings.phase:
-        choice, artifacts = declared.get(settings.phase.name, (settings.phase.choice, ()))
-        declared[settings.phase.name] = (choice, (*artifacts, *settings.phase.artifacts))
+        known = declared.get(settings.phase.name, Declared(settings.phase.choice))
+        both = (*known.artifacts, *settings.phase.artifacts)
+        declared[settings.phase.name] = Declared(known.choice, both)
     return declared
 
 
@@ -172,36 +174,9 @@ def details(seen: Seen, machine: Rented, held: Holdings | None, loss: Loss) -> t
     return tuple(rows)
 
 
-def phase_folder(path: str) -> str:
-    """`research-log/phase12-…` of anything in it."""
-    return "/".join(path.split("/")[:2])
-
-
-def kind_of(settings: Settings, machine: Rented) -> tuple[str, ...]:
-    """`instance=…` where none was typed: the phase's own may be this computer, from which nothing comes."""
-    known = {file.stem for folder in settings.paths.conf for file in (folder / "instance").glob("*.yaml")}
-    typed = any(word.startswith("instance=") for word in settings.typed)
-    return (f"instance={machine.type}",) if machine.type in known and not typed else ()
-
-
 def notes(settings: Settings, machine: Rented, loss: Loss) -> tuple[str, ...]:
     """What is given up, and how to lose nothing."""
     given_up = (f"will be lost, as discard says: {listed(list(loss.accepted))}",) if loss.accepted else ()
     if loss.reason is None:
         return given_up
-    stems = {phase: choice for phase, (choice, _) in declared_phases(settings).items()}
-    lost = [*(run.folder for run in loss.alive), *(file.path for file in loss.files)]
-    folders = sorted({phase_folder(path).rpartition("/")[2] for path in lost})
-    which = machine.name or machine.id
-    kind = kind_of(settings, machine)
-    backups = tuple(
-        f"to bring it home: {own_line(settings, 'backup', which, f'phase={stems[folder]}', *kind)}"
-        for folder in folders
-        if folder in stems
-    )
-    words = [*([UNREACHABLE] if loss.unseen else []), *lost]
-    return (
-        *given_up,
-        *backups,
-        f"to accept the loss: discard=[{', '.join(words[:5])}{', …' * (len(words) > 5)}]",
-    )
+    return (*given_up, *remedies(settings, machine, loss, declared_phases(settings)))

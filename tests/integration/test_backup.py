@@ -70,6 +70,14 @@ def test_a_disk_that_has_one_file_for_two_names_verifies_neither(pair: Pair) -> 
     assert "b.pt" not in done.stdout and "verified:" not in done.stdout
 
 
+def test_what_a_run_left_in_its_folder_comes_home_by_its_name(pair: Pair) -> None:
+    for folder in (pair.there, pair.here):
+        (folder / "runs/0001-train").mkdir(parents=True)
+    (pair.there / "runs/0001-train/samples.jsonl").write_text("{}\n")
+    assert pair.backup("runs/0001-train/samples.jsonl").returncode == 0
+    assert (pair.here / "runs/0001-train/samples.jsonl").read_text() == "{}\n"
+
+
 def test_an_artifact_of_which_there_is_nothing_is_told(pair: Pair) -> None:
     (pair.there / "out").mkdir()
     (pair.there / "out/a.pt").write_text("a")

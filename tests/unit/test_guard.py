@@ -22,6 +22,7 @@ from runner.freeze import load
 from runner.plan.plan import Effect, Plan, Request, Target
 from runner.plan.settings import Settings
 from runner.verbs.loss import Loss, loss_of
+from runner.verbs.remedy import Declared, remedies
 from runner.verbs.rented import Seen
 from runner.verbs.setup_ssh import removal_step
 from runner.verbs.terminate import last_look, to_end, witness
@@ -231,6 +232,57 @@ def test_a_run_that_is_given_up_alive_may_go_on_writing(desk: Desk) -> None:
     before = desk.loss(held([f"{ONE}/log"], alive=[ONE]), "discard=[0001-train]")
     after = desk.loss(held([f"{ONE}/log", f"{ONE}/more"], alive=[ONE]), "discard=[0001-train]")
     assert before.basis == after.basis == (("lost", ONE),)
+
+
+# ------------------------------------------------------------------------------------ what to type next
+
+DECLARED = {"phase12-fractal-sampler": Declared("phase12", ("checkpoints/",))}
+
+
+def told(desk: Desk, files: Iterable[str] = (), alive: Iterable[str] = ()) -> list[str]:
+    """What a refusal says to type, without its last line, which accepts the loss."""
+    loss = desk.loss(held(files, alive=alive))
+    *lines, last = remedies(desk.settings(), desk.machine, loss, DECLARED)
+    assert last.startswith("to accept the loss: discard=[")
+    assert loss_of_words(desk, files, alive, last).reason is None
+    return lines
+
+
+def loss_of_words(desk: Desk, files: Iterable[str], alive: Iterable[str], line: str) -> Loss:
+    """What is left when the last line is typed as it was shown."""
+    return desk.loss(held(files, alive=alive), line.removeprefix("to accept the loss: "))
+
+
+def test_what_no_backup_brings_has_a_command_of_its_own(desk: Desk) -> None:
+    desk.run()
+    files = [f"{ONE}/log", f"{ONE}/samples.jsonl", f"{PHASE}/checkpoints/a.pt", f"{PHASE}/by-hand/b.pt"]
+    log, backup, others = told(desk, files)
+    assert {"action=logs", "phase=phase12", "run=0001-train"} <= set(log.split())
+    assert "action=backup" in backup and "phase.artifacts" not in backup
+    assert "phase.artifacts=[runs/0001-train/samples.jsonl,by-hand/b.pt]" in others
+
+
+def test_a_log_of_a_run_that_was_not_started_here_is_fetched_as_a_file(desk: Desk) -> None:
+    (line,) = told(desk, [f"{ONE}/log"])
+    assert "action=backup" in line and "phase.artifacts=[runs/0001-train/log]" in line
+
+
+def test_what_belongs_to_no_phase_here_is_copied(desk: Desk) -> None:
+    (line,) = told(desk, ["experiments/phase1-x/ck/a b.pt"])
+    assert "rsync -aR" in line and "'lambda:Fractal/./experiments/phase1-x/ck/a b.pt'" in line
+
+
+def test_a_run_that_is_alive_can_be_waited_for(desk: Desk) -> None:
+    desk.run()
+    wait, backup = told(desk, alive=[ONE])
+    assert "action=logs" in wait and "run=0001-train" in wait and "action=backup" in backup
+
+
+def test_many_files_are_named_by_what_they_are_in(desk: Desk) -> None:
+    desk.run()
+    files = [f"{PHASE}/{folder}/{n}.pt" for n in range(9) for folder in ("by-hand", "runs/0001-train/.x")]
+    (line,) = told(desk, files)
+    assert "phase.artifacts=[by-hand,runs/0001-train/.x]" in line
 
 
 # ------------------------------------------------------------------------------------- the last look

@@ -140,7 +140,7 @@ def test_what_is_said_around_a_machine_holds_the_places(places: tuple[str, ...])
 def test_bringing_it_home_names_the_machine_and_a_kind_that_is_not_this_computer(
     places: tuple[str, ...],
 ) -> None:
-    (line,) = OURS.findall(machine_texts(typed(places, "action=terminate"))["terminate"])
+    *_, line = OURS.findall(machine_texts(typed(places, "action=terminate"))["terminate"])
     assert {"phase=phase1", "action=backup", "machine=lambda-0001-abcdef", "instance=gpu_1x_a10"} <= set(
         shlex.split(line)
     )
