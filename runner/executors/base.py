@@ -129,20 +129,77 @@ RESERVED = 'head -c 16384 /dev/zero > "$run"/reserved'
 CUT_SHORT = "[runner] the log stops here: it could not be written any further"
 
 
+# Whoever holds the run's lock belongs to it, and so does the log, which is written by a tee that outlives
+# the signals that stop the job. What the job leaves behind on its output is waited for five seconds;
+# tee goes on for it, and holds nothing that the caller waits for. It is over when `reserved` is gone. The
+# last line of the log says where a full disk cut it off.
+LOGGED = """\
+exec 7> >(trap '' INT TERM HUP; exec 2>/dev/null 6>&1 9>&-
+  said=$(tee -a "$run"/log 2>&1 >&6) || {{
+    : >"$run"/reserved; printf '%s\\n' "$said" {cut_short} | tee -a "$run"/log; }}
+  rm -f "$run"/reserved); tee=$!"""
+
+# flock(2) by whichever program is there: Linux has flock, macOS has perl.
+LOCKED = """exec 9>>"$run"/lock
+flock -w 5 9 2>/dev/null || perl -e 'open(F, ">&=9"); alarm 5; flock(F, 2)' 2>/dev/null"""
+FREE = """\
+free() { [ ! -e "$run"/lock ] || (
+  { flock -n -s 9 || perl -e 'open(F, "<&=9") and flock(F, 5) or exit 1'; } 2>/dev/null 9<"$run"/lock); }"""
+
+# Where `$run` is the run's folder, `free` tells whether nobody holds its lock, and `by` is what ps calls
+# the group that all of a run has to itself: TERM to all of its processes, then KILL to those that are
+# left. Its processes are those who hold the lock, all below them and all of their group, wherever they
+# went meanwhile. The last line of the lock names the three that end by themselves: the keeper, who
+# writes the exit code; the leader of the group; tee.
+STOP = """\
+holders() {
+  if [ -d /proc/self/fd ]; then
+    for fd in /proc/[0-9]*/fd/*; do
+      [ ! "$fd" -ef "$run"/lock ] || { fd=${fd#/proc/}; echo "${fd%%/*}"; }
+    done
+  else lsof -t "$run"/lock; fi 2>/dev/null; }
+members() { { echo $(holders) $all; ps -A -o pid= -o ppid= -o $by= -o stat=; } |
+  awk -v keeper="$keeper" -v leader="$leader" -v tee="$tee" -v job="$job" '
+    NR == 1 { for (i = 1; i <= NF; i++) ours[$i]; next }
+    { up[$1] = $2; of[$1] = $3; if ($4 !~ /^Z/) alive[$1] }
+    END {
+      for (p in ours) if (of[p] > 1 && of[p] == leader) group = leader
+      for (p in alive) {
+        is = 0
+        for (q = p; q > 1 && q in up && q != tee; q = up[q])
+          if (q in ours || group && of[q] == group) is = 1
+        if (is && q != tee && p != keeper && p != leader && (up[p] != keeper || p == job)) print p
+      } }'; }
+over() { [ -e "$run"/exit_code ] || free; }
+job=$(cat "$run"/pid); read -r keeper leader tee < <(tail -n 1 "$run"/lock)
+[ -n "$keeper" ] || leader=$(ps -o ppid= -p "$job" | tr -d " ") keeper=$leader
+over || {
+  all=$(members); kill -TERM $all; end=$((SECONDS+10))
+  while left=$(members); [ -n "$left" ] && [ $SECONDS -lt $end ]; do sleep 0.1; done
+  while [ $SECONDS -lt $((end+10)) ]; do
+    [ -z "$left" ] || kill -KILL $left
+    left=$(members); [ -z "$left" ] && over && break; sleep 0.1
+  done; } 2>/dev/null
+over && [ -z "$left" ] || { echo "the run is still alive: $left" >&2; exit 70; }
+if read -r code 2>/dev/null <"$run"/exit_code; then echo "ended with exit code $code"
+else echo "gone, without an exit code"; fi"""
+
+
 def recorded(command: Command, before: Command) -> Command:
     """The job, logged, with `pid` while it runs and `exit_code`, written last and at once, when it ended.
 
     Runs where `$run` is the run's folder. `before` (activating an environment) may fail and is logged
     too; the job then replaces the shell, so that the exit code and the pid are its own. The trap keeps
     the outer shell alive through Ctrl-C and TERM to write the code; it is `:` rather than the empty
-    string, which children would inherit. tee does inherit it: it lives as long as somebody writes. Its
-    own failure (a full disk) never becomes the job's; the log then says where it stopped.
+    string, which children would inherit. What bash says of a job that a signal ended is its code.
     """
-    job = f"{{ sh -c 'echo $PPID' > \"$run\"/pid; {before.text} && exec {command.text}; }}"
-    tee = "(trap '' INT TERM HUP; exec tee -a \"$run\"/log)"
-    cut_short = f'{sh("echo", CUT_SHORT).text} | tee -a "$run"/log >&2'
+    job = f"sh -c 'echo $PPID' >\"$run\"/pid; {before.text} && exec {command.text}"
     return Command(
-        f"(trap : INT TERM HUP; set -o pipefail; {RESERVED}; {job} 2>&1 | {tee}; how=(${{PIPESTATUS[@]}}); "
-        f'rm -f "$run"/reserved; [ ${{how[1]}} = 0 ] || {cut_short}; '
-        'echo ${how[0]} > "$run"/exit_code.new && mv "$run"/exit_code.new "$run"/exit_code; exit ${how[0]})'
+        f"(trap : INT TERM HUP\n{LOCKED}\n{RESERVED}\n{LOGGED.format(cut_short=quote(CUT_SHORT))}\n"
+        f"sh -c 'echo $PPID $0 $1' $$ $tee >&9\n"
+        f"{{ ({job}) >&7 2>&1 7>&-; code=$?; }} 2>/dev/null; exec 7>&-\n"
+        'for _ in $(seq 250); do [ -e "$run"/reserved ] || break; sleep 0.02; done\n'
+        'rm -f "$run"/reserved; echo $code >"$run"/exit_code.new\n'
+        'mv "$run"/exit_code.new "$run"/exit_code && rm -f "$run"/lock\n'
+        "exit $code)"
     )

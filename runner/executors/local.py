@@ -2,19 +2,26 @@
 
 from pathlib import Path
 
-from runner.executors.base import Submission, opened, recorded, written
-from runner.facts.fact import Fact, Result
+from runner.executors.base import FREE, STOP, Submission, opened, recorded, written
+from runner.facts.fact import Fact
 from runner.facts.research_log import RunPaths
-from runner.facts.run import RunState, RunStatus
+from runner.facts.run import RunStatus, read_state
 from runner.plan.command import Command, quote, sh
 from runner.plan.plan import Effect, Step
+
+STATE = """\
+is_held=; free || is_held=yes
+if read -r code 2>/dev/null <"$run"/exit_code; then echo "ended $code"
+elif [ ! -d "$run" ]; then echo absent
+elif [ -n "$is_held" ]; then echo running
+else echo lost; fi"""
 
 # Shows the log as it grows. Whether the run is over is looked at before the size of the log.
 FOLLOW = """\
 at=0
 while :; do
   if [ -e "$run"/exit_code ]; then over=1
-  elif kill -0 "$(cat "$run"/pid 2>/dev/null)" 2>/dev/null; then over=0; else over=1; fi
+  elif free; then over=1; else over=0; fi
   size=$(($(wc -c <"$run"/log)))
   if [ $size -gt $at ]; then tail -c +$((at+1)) "$run"/log | head -c $((size-at)); at=$size
   elif [ $over = 1 ]; then break; else sleep 0.2; fi
@@ -54,35 +61,19 @@ class Local:
         return Command(f"{{ {missing.text} || {activate.text}; }}")
 
     def state(self, paths: RunPaths) -> Fact[RunStatus]:
-        """From the exit code on disk, else from the process."""
-        code, pid = sh(self.root / paths.exit_code).text, sh(self.root / paths.pid).text
-        alive = f'kill -0 "$(cat {pid} 2>/dev/null)" 2>/dev/null && echo running'
-        ask = Command(f"cat {code} 2>/dev/null || {{ {alive}; }}")
-        return Fact(ask, lambda result: read_state(result, (self.root / paths.folder).is_dir()))
+        """From the exit code on disk, else from the lock."""
+        return Fact(self._at_run(paths, STATE), read_state)
 
     def logs(self, paths: RunPaths, lines: int | None) -> tuple[Step, ...]:
         """From the log on disk."""
         if lines:
             return (Step("log", sh("tail", "-n", lines, self.root / paths.log), effect=Effect.READ),)
-        command = Command(f"(run={quote(str(self.root / paths.folder))}\n{FOLLOW})")
+        command = self._at_run(paths, FOLLOW)
         return (Step("follow", command, effect=Effect.READ, carries_on=True),)
 
     def stop(self, paths: RunPaths) -> Step:
-        """TERM to the job, KILL after ten seconds."""
-        pid = sh(self.root / paths.pid).text
-        text = (
-            f'pid=$(cat {pid}) && {{ pkill -TERM -P "$pid"; kill -TERM "$pid"; }} && '
-            '{ for _ in $(seq 100); do kill -0 "$pid" 2>/dev/null || exit 0; sleep 0.1; done; '
-            'kill -KILL "$pid"; }'
-        )
-        return Step("stop", Command(text), reason="TERM, and KILL after 10 s")
+        """TERM to the run's processes, KILL after ten seconds."""
+        return Step("stop", self._at_run(paths, f"by=pgid\n{STOP}"), reason="TERM, and KILL after 10 s")
 
-
-def read_state(result: Result, exists: bool) -> RunStatus:
-    """`137` → ended, `running` → running, nothing → lost, or absent where there is no folder."""
-    said = result.stdout.decode().strip()
-    if said == "running":
-        return RunStatus(RunState.RUNNING)
-    if said.isdigit():
-        return RunStatus(RunState.ENDED, int(said))
-    return RunStatus(RunState.LOST if exists else RunState.ABSENT)
+    def _at_run(self, paths: RunPaths, body: str) -> Command:
+        return Command(f"(run={quote(str(self.root / paths.folder))}\n{FREE}\n{body})")

@@ -3,7 +3,7 @@
 A run's folder on the machine holds, beside what the job puts there:
 
     token      which plan started it: a run starts once, however often it is asked to
-    lock       held (flock) by the run's processes while one of them is alive
+    lock       held (flock) by the run's processes while one of them is alive; names those that keep it
     pid        the job's process; its session holds all of its processes
     log        everything the job printed
     exit_code  written last and at once; without it and without a holder of the lock the run is lost
@@ -15,7 +15,7 @@ and descriptors of its own.
 from hashlib import sha256
 from pathlib import Path
 
-from runner.executors.base import Submission, written
+from runner.executors.base import STOP, Submission, written
 from runner.facts.fact import Fact
 from runner.facts.research_log import RunPaths
 from runner.facts.run import ANOTHERS, NO_RUN, STATE, RunStatus, read_state, token_in
@@ -28,14 +28,16 @@ from runner.plan.route import Route
 # signals that stop the job and a disk that is full; when the job leaves processes behind that keep
 # the pipe open, the exit code waits for them five seconds at most. It has its block on the disk
 # before the job begins. `trap :` rather than the empty string, which the job would inherit.
+# A start that was given up as failed must not happen later: `abandoned` tells one that is merely slow.
 START = """\
 detached() {
   trap : INT TERM HUP
-  flock -n 9 && [ ! -e "$run"/token ] || exit
+  flock -w 5 9 && [ ! -e "$run"/token ] && [ ! -e "$run"/abandoned ] || exit
   : >>"$run"/log
   echo "   " >"$run"/exit_code.new && echo "$token" >"$run"/token.new || exit
   mv "$run"/token.new "$run"/token || exit
   exec 7> >(trap "" INT TERM HUP; exec setsid tee -ia "$run"/log >/dev/null 2>&1 9>&-); tee=$!
+  echo "$$ $$ $tee" >&9
   (sh -c "echo \\$PPID" >"$run"/pid; job) >&7 2>&1 7>&-; code=$?
   exec 7>&-
   for _ in $(seq 250); do kill -0 "$tee" 2>/dev/null || break; sleep 0.02; done
@@ -43,12 +45,14 @@ detached() {
   sync "$run"/log "$run"/exit_code.new
   mv "$run"/exit_code.new "$run"/exit_code
 }
+abandoned() (flock -n 9 && { [ -e "$run"/token ] || : >"$run"/abandoned; })
 if [ ! -e "$run"/token ]; then
-  what="$(declare -p run token; declare -f job detached); detached"
+  rm -f "$run"/abandoned; what="$(declare -p run token; declare -f job detached); detached"
   setsid --fork bash -c "$what" </dev/null >/dev/null 2>&1 9>>"$run"/lock
   for _ in $(seq 500); do [ ! -e "$run"/token ] || break; sleep 0.02; done
+  for _ in $(seq 100); do [ ! -e "$run"/token ] && ! abandoned 9>>"$run"/lock || break; sleep 0.1; done
 fi
-[ -e "$run"/token ] || { echo "the run could not be started:"; df -h "$run"; exit 74; } >&2
+[ -e "$run"/token ] || { echo "the run could not be started, and will not be:"; df -h "$run"; exit 74; } >&2
 """
 
 # A name that is taken there is refused, before anything of ours is there.
@@ -126,20 +130,7 @@ until [ -e "$here"/exit_code ]; do
 done
 exit $(cat "$here"/exit_code)"""
 
-# TERM to all of the run's processes, KILL to those that are left; the outermost writes the exit code.
-STOP = (
-    f"({OURS}) || exit 69\n"
-    + """\
-over() { [ -e "$run"/exit_code ] || flock -n -s "$run"/lock true; }
-over || {
-  session=$(ps -o sid= -p "$(cat "$run"/pid)" | tr -d " ")
-  pkill -TERM -s "$session"
-  for _ in $(seq 100); do over && break; sleep 0.1; done
-  over || pgrep -s "$session" | grep -vx "$session" | xargs -r kill -KILL
-  for _ in $(seq 50); do over && break; sleep 0.1; done; }
-over || { echo "the run is still alive" >&2; exit 70; }
-echo "ended with exit code $(cat "$run"/exit_code)\""""
-)
+FREE = 'free() { flock -n -s "$run"/lock true; }'
 
 
 class Ssh:
@@ -254,8 +245,9 @@ class Ssh:
         return (Step("log", Command(text), effect=Effect.READ),)
 
     def stop(self, paths: RunPaths) -> Step:
-        """TERM to the run's session, KILL after ten seconds; the exit code is recorded there."""
-        command = self.route.ssh(self._at_run(paths, self._token(paths), STOP))
+        """TERM to the run's processes, KILL after ten seconds; the exit code is recorded there."""
+        stop = f"({OURS}) || exit 69\nby=sid\n{FREE}\n{STOP}"
+        command = self.route.ssh(self._at_run(paths, self._token(paths), stop))
         return Step(
             "stop", command, on=self.route.alias, reason="TERM, and KILL after 10 s; the machine stays"
         )

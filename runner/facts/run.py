@@ -40,7 +40,8 @@ STATE = f"""\
 if {ANOTHERS}; then echo absent anothers
 elif read -r code 2>/dev/null <"$run"/exit_code; then echo "ended $code"
 elif [ ! -e "$run"/token ]; then echo absent
-elif flock -n -s "$run"/lock true; then echo lost
+elif flock -n -s "$run"/lock true; then
+  if read -r code 2>/dev/null <"$run"/exit_code; then echo "ended $code"; else echo lost; fi
 else echo running; fi"""
 
 

@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import signal
+import subprocess
 import time
 from pathlib import Path
 from uuid import uuid4
@@ -39,6 +42,42 @@ NAMED = [
     "-x",
     "~",
 ]
+
+
+# A job that leaves TERM to others, with children in its group, in a session of their own, and orphaned.
+DEAF = """
+import signal, subprocess, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+for is_alone in (True, False):
+    subprocess.Popen(["sleep", "SECONDS"], start_new_session=is_alone)
+subprocess.run(["bash", "-c", "sleep SECONDS >/dev/null 2>&1 &"])
+print("deaf")
+time.sleep(99)
+"""
+
+
+# On a machine so loaded that detaching takes 1 s, and where a start is given up after less.
+SLOW = r"""
+mkdir -p ~/.local/bin && cd ~/.local/bin && cat >setsid <<'X' && cat >seq <<'X' && chmod +x setsid seq
+#!/bin/bash
+[ "$1" = --fork ] || exec /usr/bin/setsid "$@"
+shift; exec /usr/bin/setsid --fork bash -c 'sleep 1; exec "$@"' x "$@"
+X
+#!/bin/bash
+echo 1 2 3
+X
+"""
+
+
+def a_time() -> str:
+    """Seconds that nobody else sleeps for."""
+    return f"90.{uuid4().int % 10**9:09d}"
+
+
+def num_sleeping(seconds: str) -> int:
+    """How many sleep for that time, here or on the machine, which is seen from here."""
+    found = subprocess.run(["pgrep", "-xf", f"sleep {seconds}"], capture_output=True, check=False)
+    return len(found.stdout.split())
 
 
 class ExecutorSuite:
@@ -143,11 +182,24 @@ class ExecutorSuite:
         assert self.take(self.executor.stop(paths)) == 0
         assert self.ended(paths) == 143
 
-    def test_a_job_that_ignores_TERM_is_killed(self) -> None:  # noqa: N802
-        ignore = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf'); time.sleep(99)"
-        paths = self.started(ignore)
+    def test_a_job_that_ignores_TERM_is_killed_and_so_is_all_that_it_started(self) -> None:  # noqa: N802
+        seconds = a_time()
+        paths = self.started(DEAF.replace("SECONDS", seconds))
+        assert num_sleeping(seconds) == 3
         assert self.take(self.executor.stop(paths)) == 0
+        assert num_sleeping(seconds) == 0
         assert self.ended(paths) == 137
+
+    def test_who_is_left_behind_on_its_output_does_not_keep_the_run_from_ending(self) -> None:
+        seconds = a_time()
+        started = time.monotonic()
+        exit_code, paths = self.python(
+            "import subprocess; print('done', flush=True); "
+            f"subprocess.Popen(['sleep', '{seconds}'], start_new_session=True); raise SystemExit(6)"
+        )
+        assert time.monotonic() - started < 12
+        assert (exit_code, self.log(paths), num_sleeping(seconds)) == (6, b"done\n", 1)
+        subprocess.run(["pkill", "-xf", f"sleep {seconds}"], check=True)
 
     def test_the_log_is_shown_with_the_exit_code_of_the_job(self) -> None:
         _, paths = self.python("print('one'); print('two'); raise SystemExit(4)")
@@ -190,6 +242,28 @@ class TestLocal(ExecutorSuite):
     def made(self, machine: Machine) -> Executor:  # noqa: ARG002
         return Local(self.root, self.root / "venv")
 
+    def test_a_run_is_known_by_its_lock_also_where_there_is_no_flock(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "flock").write_text("#!/bin/sh\nexit 127\n")
+        (tmp_path / "flock").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        paths = self.started("import time; print('up'); time.sleep(60)")
+        assert self.state(paths).state is RunState.RUNNING
+        os.killpg(os.getpgid(int((self.root / paths.pid).read_text())), signal.SIGKILL)
+        assert self.state(paths).state is RunState.LOST
+
+    def test_a_run_that_lost_its_power_is_lost_whoever_has_its_number_now(self) -> None:
+        paths = self.started("import time; print('up'); time.sleep(60)")
+        os.killpg(os.getpgid(int((self.root / paths.pid).read_text())), signal.SIGKILL)
+        with subprocess.Popen(["sleep", "60"]) as other:
+            (self.root / paths.pid).write_text(f"{other.pid}\n")
+            assert self.state(paths).state is RunState.LOST
+            assert self.take(self.executor.logs(paths, None)[-1]) == 137
+            self.take(self.executor.stop(paths))
+            assert other.poll() is None
+            other.kill()
+
 
 class TestSsh(ExecutorSuite):
     def made(self, machine: Machine) -> Executor:
@@ -219,6 +293,20 @@ class TestSsh(ExecutorSuite):
         (self.root / paths.plan).unlink()
         assert self.state(paths).state is RunState.RUNNING
         assert self.take(self.executor.stop(paths)) == 0
+
+    def test_a_start_that_was_given_up_does_not_happen_later(self) -> None:
+        paths = self.paths()
+        (self.root / paths.folder).mkdir(parents=True)
+        start, follow = self.executor.submit(Submission(sh("echo", "ran"), paths, is_adhoc=True))
+        assert self.machine.ssh(SLOW).returncode == 0
+        try:
+            assert self.take(start) == 74
+        finally:
+            self.machine.ssh("rm ~/.local/bin/setsid ~/.local/bin/seq")
+        time.sleep(1.5)
+        assert self.state(paths).state is RunState.ABSENT
+        assert [self.take(step) for step in (start, start, follow)] == [0, 0, 0]
+        assert self.log(paths) == b"ran\n"
 
     def test_following_ends_where_the_root_is_gone(self) -> None:
         _, paths = self.python("print('it was')")
