@@ -4,7 +4,7 @@ The file is the only memory of rented machines. An entry is written *before* a r
 money and after its answer, so that whoever reads it later knows what may be running.
 
 event       holds                                              means
-intent      name alias type region usd_per_hour digest         a launch is about to be asked for
+intent      name alias type region usd_per_hour digest         a launch is about to be asked for, or once more
 refused     name code type                                     this launch certainly came to nothing
 doubt       name why                                           nobody knows; the name has to be looked for
 launched    name id alias type region usd_per_hour             the machine is there
@@ -49,6 +49,7 @@ class Machine:
     digest: str | None = None
     seen_at: float = 0.0  # when the cloud last said anything of it
     was_listed: bool = False
+    asked_at: float = 0.0  # when the cloud was last asked for it, or last left us without an answer
     was_asked_for: bool = False  # by an intent of this ledger, not only known from the cloud's list
 
     @property
@@ -181,6 +182,7 @@ def _intent(machines: dict[str, Machine], entry: Entry) -> None:
     machine = replace(
         machine, **described(entry), is_ours=True, was_asked_for=True, digest=entry.get("digest")
     )
+    machine = replace(machine, asked_at=entry["at"])
     if before and before.until is None:  # one of its earlier attempts may have been carried out all the same
         machine = replace(machine, since=before.since)
     machines[entry["name"]] = machine
@@ -196,6 +198,7 @@ def _launched(machines: dict[str, Machine], entry: Entry) -> None:
         is_ours=True,
         since=asked.since if asked.was_asked_for else min(asked.since, known.since),
         was_asked_for=asked.was_asked_for or known.was_asked_for,
+        asked_at=entry["at"],
         digest=asked.digest or known.digest,
     )
     machines[entry["id"]] = replace(machine, **described(entry), state="booting", seen_at=entry["at"])
@@ -208,8 +211,10 @@ def _nothing_came(machines: dict[str, Machine], entry: Entry) -> None:
 
 
 def _doubt(machines: dict[str, Machine], entry: Entry) -> None:
-    """Nothing is known, so nothing changes."""
-    del machines, entry
+    """Nothing is known; it may come up for a while from now."""
+    machine = machines.get(entry["name"])
+    if machine and machine.id is None:
+        machines[entry["name"]] = replace(machine, asked_at=entry["at"])
 
 
 def _seen(machines: dict[str, Machine], entry: Entry) -> None:

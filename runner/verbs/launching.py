@@ -11,6 +11,7 @@ from runner.errors import RunnerError, TryLater, Unreachable
 from runner.facts.cloud_errors import (
     CAPACITY,
     DEFINITE_REFUSALS,
+    STATUS,
     TOLD,
     WRONG_REGION,
     cloud_error,
@@ -26,12 +27,14 @@ from runner.facts.lambda_cloud import (
     list_ssh_keys,
     list_types,
 )
-from runner.facts.ledger import UNANSWERED, alias_of
+from runner.facts.ledger import SETTLE_S, UNANSWERED, alias_of
 from runner.plan.plan import Request, Step
 from runner.verbs.rented import launched_record
 
 NUM_SENDS = 4
-LOOK_AGAIN_S = (1.0, 2.0, 4.0, 8.0, 15.0)  # how a machine may be late in the list
+LOOK_AGAIN_S = (1.0, 2.0, 4.0, 8.0, 15.0)  # how a machine is often late in the list
+SETTLE_PAUSES_S = LOOK_AGAIN_S + (15.0,) * round((SETTLE_S - sum(LOOK_AGAIN_S)) / 15.0)  # how it may be
+LONGEST_PATIENCE_S = 60.0  # a Retry-After above it is not sat out
 CAPACITY_POLL_S = 15.0
 GONE_POLL_S = 5.0
 GONE_LIMIT_S = 900.0
@@ -113,8 +116,8 @@ def nothing_was_free(launch: Launch) -> Asking[None]:
     if launch.in_doubt or any(sent.seconds for sent in launch.result()):
         return
     assert last.error is not None and last.step.attempt is not None
-    told = TryLater(last.error.message, *TOLD[CAPACITY].hints)
-    launch.sent[last.step.attempt] = Sent(last.step, 0.0, told)
+    free = TryLater(last.error.message, *TOLD[CAPACITY].hints)
+    launch.sent[last.step.attempt] = Sent(last.step, 0.0, free)
     yield nothing_came(launch, last.step, CAPACITY)
 
 
@@ -136,13 +139,12 @@ def try_offer(launch: Launch, step: Step, prices: dict[tuple[str, str], float] |
 
 def attempt(launch: Launch, step: Step, number: int) -> Asking[bool]:
     """Send one attempt; after an answer that leaves a doubt, look for our name before it is sent again."""
-    assert isinstance(step.action, Request) and step.offer is not None
-    offer = step.offer.document()
-    yield Record.of("intent", name=launch.name, alias=alias_of(launch.name), digest=launch.digest, **offer)
+    assert isinstance(step.action, Request)
     seconds = 0.0
     for num_sent in range(1, NUM_SENDS + 1):
-        if launch.in_doubt and (yield from found(launch, step, number, seconds, (0.0,))):
+        if launch.in_doubt and (yield from found(launch, step, seconds, (0.0,))):
             return True
+        yield intent(launch, step)
         result: Result = yield Fact(step.action, lambda result: result)
         seconds += result.seconds
         instance_id = launched_id(result) if result.ok else None
@@ -150,29 +152,59 @@ def attempt(launch: Launch, step: Step, number: int) -> Asking[bool]:
             yield launched(launch, step, instance_id)
             launch.sent[number] = Sent(step, seconds)
             return True
-        error = cloud_error(step.action, result) or Unreachable("a launch was answered without an id")
+        error = told(step.action, result) or Unreachable("a launch was answered without an id")
         launch.sent[number] = Sent(step, seconds, error)
         code = envelope(result).code
         if code in DEFINITE_REFUSALS:
             yield from came_to_nothing(launch, step, code or "")
             return code not in (CAPACITY, WRONG_REGION)
-        not_done = result.exit_code == NOT_SENT or result.status == 429
-        if not not_done:
-            launch.in_doubt = True
-            yield Record.of("doubt", name=launch.name, why=error.message)
-        if (yield from found(launch, step, number, seconds, (0.0,) if not_done else LOOK_AGAIN_S)):
+        is_last = num_sent == NUM_SENDS or not may_repeat(result)
+        if (yield from found_after(launch, step, seconds, result, is_last)):
             return True
-        if not may_repeat(result) or num_sent == NUM_SENDS:
+        if is_last:
             break
         patience = retry_after_s(result)
         yield Pause(2.0**num_sent if patience is None else patience + 0.1, f"{error.message}; asking again")
+    if launch.in_doubt:
+        launch.sent[number] = Sent(step, seconds, may_come_up(launch, error))
     yield from came_to_nothing(launch, step, UNANSWERED)
     return True
 
 
+def intent(launch: Launch, step: Step) -> Record:
+    """That money may be spent from now on; before each request, since each may be the one that is lost."""
+    assert step.offer is not None
+    alias = alias_of(launch.name)
+    return Record.of("intent", name=launch.name, alias=alias, digest=launch.digest, **step.offer.document())
+
+
 def may_repeat(result: Result) -> bool:
-    """Whether the same request may be answered better in a while."""
+    """Whether the same request may be answered better in a while, and the cloud does not mind being asked."""
+    if (retry_after_s(result) or 0.0) > LONGEST_PATIENCE_S:
+        return False
     return result.ok or result.status is None or result.status in (409, 429) or result.status >= 500
+
+
+def told(request: Request, result: Result) -> RunnerError | None:
+    """The error behind an answer; one that puts us off for long is told with its time."""
+    patience = retry_after_s(result) or 0.0
+    if result.ok or patience <= LONGEST_PATIENCE_S:
+        return cloud_error(request, result)
+    return TryLater(f"The cloud wants not to be asked again for {patience:.0f} s", STATUS)
+
+
+def found_after(launch: Launch, step: Step, seconds: float, result: Result, is_last: bool) -> Asking[bool]:
+    """Look for our name after an answer that was none; True ends the launch.
+
+    The list may be late by minutes, so a request is repeated only when its machine can no longer come up.
+    """
+    if result.exit_code == NOT_SENT or result.status == 429:
+        found_now: bool = yield from found(launch, step, seconds, (0.0,))
+        return found_now
+    launch.in_doubt = True
+    yield Record.of("doubt", name=launch.name, why=str(launch.sent[step.attempt or 0].error))
+    found_late: bool = yield from found(launch, step, seconds, LOOK_AGAIN_S if is_last else SETTLE_PAUSES_S)
+    return found_late
 
 
 def came_to_nothing(launch: Launch, step: Step, code: str) -> Asking[None]:
@@ -195,25 +227,34 @@ def launched(launch: Launch, step: Step, instance_id: str) -> Record:
     return Record.of("launched", id=instance_id, name=launch.name, alias=alias, **step.offer.document())
 
 
-def found(launch: Launch, step: Step, number: int, seconds: float, pauses: tuple[float, ...]) -> Asking[bool]:
+def found(launch: Launch, step: Step, seconds: float, pauses: tuple[float, ...]) -> Asking[bool]:
     """Look for our name, after each pause; True ends the launch.
 
     A list that cannot be had ends it too: nothing is sent blindly.
     """
-    for pause in pauses:
+    assert step.attempt is not None
+    for number, pause in enumerate(pauses):
         if pause:
-            yield Pause(pause, f"looking for {launch.name}, since the answer to its launch was lost")
+            yield Pause(pause, looking(launch, sum(pauses[number:])))
         try:
             named = yield from ours_in_list(launch)
         except RunnerError as error:
-            launch.sent[number] = Sent(step, seconds, uncertain(launch, error))
+            launch.sent[step.attempt] = Sent(step, seconds, uncertain(launch, error))
             return True
         if named:
             yield launched_record(named[0])
             launch.instance_id = named[0].id
-            launch.sent[number] = Sent(step, seconds)
+            launch.sent[step.attempt] = Sent(step, seconds)
             return True
     return False
+
+
+def looking(launch: Launch, left_s: float) -> str:
+    """The line of progress while nobody knows whether a machine was rented."""
+    return (
+        f"no answer to the launch of {launch.name}: it may be running and be billed; looking for it in the "
+        f"cloud's list for {left_s:.0f} s more (Ctrl-C is safe: action=status goes on looking)"
+    )
 
 
 def ours_in_list(launch: Launch) -> Asking[list[Rented]]:
@@ -233,6 +274,15 @@ def look_for_twins(launch: Launch) -> Asking[None]:
     for machine in named:
         if machine.id != launch.instance_id:
             yield launched_record(machine)
+
+
+def may_come_up(launch: Launch, error: RunnerError) -> RunnerError:
+    """Nobody answered, and the list does not show it so far."""
+    return Unreachable(
+        f"{launch.name} was asked for, and was not answered for: {error.message}",
+        "It may come up within five minutes, and be billed. Nothing more is rented until that is known.",
+        "To see: python -m runner action=status",
+    )
 
 
 def uncertain(launch: Launch, error: RunnerError) -> RunnerError:
@@ -263,7 +313,7 @@ def registering(step: Step, request: Request, base: str) -> Asking[Sent]:
     sent = Sent(step, 0.0)
     for num_sent in range(1, NUM_SENDS + 1):
         result: Result = yield Fact(request, lambda result: result)
-        sent = Sent(step, sent.seconds + result.seconds, cloud_error(request, result))
+        sent = Sent(step, sent.seconds + result.seconds, told(request, result))
         if sent.error is None or not may_repeat(result):
             break
         yield Pause(retry_after_s(result) or 2.0**num_sent, f"{sent.error.message}; asking again")

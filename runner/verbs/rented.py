@@ -40,7 +40,7 @@ class Seen:
 
     def is_settled(self, machine: Machine) -> bool:
         """Whether its absence from the list means that it is not there: the list may be late."""
-        return machine.was_listed or self.now - machine.since >= self.settle_s
+        return machine.was_listed or self.now - machine.asked_at >= self.settle_s
 
 
 def look(settings: Settings) -> Asking[Seen]:

@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -418,6 +419,24 @@ def test_two_runners_that_launch_at_once_rent_one_machine(paper: Renting) -> Non
     codes = sorted(process.wait(timeout=60) for process in both)
     assert codes in ([0, 77], [0, 0])
     assert len(paper.cloud.alive()) == 1
+
+
+def test_the_wait_for_a_lost_answer_can_be_left_and_the_launch_stays_in_doubt(paper: Renting) -> None:
+    paper.cloud.faults.add(Fault("lose-request", match="launch"))
+    slowly = "cloud.time_scale=0.1"  # half a minute is long enough for what follows
+    words = [sys.executable, "-m", "runner", *paper.context, *LAUNCH, "confirm=true", slowly]
+    runner = subprocess.Popen(words, env=paper.env(), stdout=-1, stderr=-1, text=True)
+    assert runner.stderr
+    told = next(line for line in runner.stderr if "may be running and be billed" in line)
+    assert "Ctrl-C is safe" in told
+    runner.send_signal(signal.SIGINT)
+    _, stderr = runner.communicate(timeout=30)
+    assert runner.returncode == 130, stderr
+    assert "Traceback" not in stderr and "Perhaps running: lambda-0001-" in stderr
+    assert "may be running" in paper.json(*LAUNCH, slowly)["reason"], (
+        "nothing more is rented until that is known"
+    )
+    assert len(paper.cloud.journal.entries("POST", "launch")) == 1
 
 
 def test_terminate_without_a_digest_asks_a_terminal_for_the_name(paper: Renting) -> None:

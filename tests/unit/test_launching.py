@@ -3,6 +3,7 @@
 import contextlib
 import json
 import random
+import re
 from collections.abc import Generator
 from typing import Any
 
@@ -10,8 +11,14 @@ import pytest
 
 from runner.errors import RunnerError, TryLater, Unreachable, UsageError
 from runner.facts.fact import Fact, Now, Pause, Record, Result
-from runner.facts.lambda_cloud import Rented, instance_of, launch_request, terminate_request
-from runner.facts.ledger import Ledger, fold
+from runner.facts.lambda_cloud import (
+    Rented,
+    add_ssh_key_request,
+    instance_of,
+    launch_request,
+    terminate_request,
+)
+from runner.facts.ledger import SETTLE_S, Ledger, fold
 from runner.plan.plan import Effect, Offer, Request, Step
 from runner.verbs.launching import Launch, Sent, launching, sending
 from runner.verbs.rented import Seen, news
@@ -40,6 +47,7 @@ class World:
         self.free = list(REGIONS)
         self.asked: list[str] = []
         self.lines: list[str] = []
+        self.late_s: tuple[float, ...] = (0, 0, 3, 12, 60, 290)  # after which the list shows what was rented
         self.num_questions = 0
 
     def drive(self, asking: Generator[Any, Any, Any]) -> Any:
@@ -144,7 +152,7 @@ class World:
             "status": "booting",
             "region": {"name": body["region_name"]},
             "instance_type": TYPE,
-            "visible_at": self.now + self.chance.choice([0, 0, 3, 12]),
+            "visible_at": self.now + self.chance.choice(self.late_s),
         }
         self.instances.append(new)
         return ok({"instance_ids": [new["id"]]})
@@ -296,6 +304,95 @@ def test_a_runner_killed_anywhere_leaves_a_machine_that_the_next_contact_knows(s
         assert {i["id"] for i in world.instances} <= {m.id for m in world.next_contact().ours}
 
 
+class Lossy(World):
+    """The answers to the first `num_lost` launches are lost; the list is `late_s` seconds late."""
+
+    def __init__(self, late_s: float, num_lost: int = 1, answer: Result | None = None) -> None:
+        super().__init__(0)
+        self.late_s = (late_s,)
+        self.num_lost = num_lost
+        self.answer = answer or Result(52, b"", b"RemoteProtocolError: no answer")
+
+    def http(self, request: Request) -> Result:
+        done = super().http(request)
+        if not request.url.endswith("/launch") or not self.num_lost:
+            return done
+        self.num_lost -= 1
+        return self.answer
+
+
+@pytest.mark.parametrize("late_s", [0, 1, 29, 31, 60, 120, 299])
+def test_a_machine_that_the_list_shows_minutes_late_is_not_rented_twice(late_s: float) -> None:
+    """The answer was lost, and the list knows nothing for longer than half a minute."""
+    world = Lossy(late_s)
+    result = launch(world)
+    assert [i["id"] for i in world.instances] == [result.instance_id]
+    assert (launches(world), [m.id for m in world.ledger().ours]) == (1, [result.instance_id])
+
+
+def test_the_wait_for_a_lost_answer_says_what_may_be_billed_and_that_it_can_be_left() -> None:
+    world = Lossy(200)
+    launch(world)
+    (line,) = {line.replace("300 s", "N s") for line in world.lines[:1]}
+    for words in (NAME, "may be running and be billed", "for N s more", "Ctrl-C is safe", "action=status"):
+        assert words in line
+    assert len({re.sub(r"\d", "", line) for line in world.lines}) == 1, "told anew once a minute"
+
+
+def test_a_request_is_repeated_when_its_machine_can_no_longer_come_up() -> None:
+    world = Lossy(0)
+    post, dropped = world.post, ok({})
+    world.post = lambda request: post(request) if launches(world) > 1 else dropped  # type: ignore[method-assign]
+    assert launch(world).instance_id == world.instances[0]["id"]
+    assert (launches(world), len(world.instances)) == (2, 1)
+    events = [(entry["event"], entry["at"]) for entry in world.entries]
+    assert [event for event, _ in events] == ["intent", "doubt", "intent", "launched"]
+    assert events[2][1] - events[1][1] >= SETTLE_S
+
+
+def test_every_request_is_written_down_before_it_is_sent() -> None:
+    """Killed after a repeated request: it is the last one whose machine may still come up."""
+    for kill_at in range(1, 200):
+        world = Lossy(1e6, num_lost=9)
+        world.kill_at = kill_at
+        with contextlib.suppress(Killed):
+            launch(world)
+        if launches(world) == 2:
+            break
+    assert launches(world) == 2
+    seen = Seen(world.ledger(), (), world.now + 290)
+    assert [m.name for m in seen.doubtful()] == [NAME]
+    assert list(news(seen, "abcdef")) == []
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_cloud_that_puts_us_off_for_a_day_is_not_sat_out(status: int) -> None:
+    put_off = Result(22, b"", b"86400", status=status)
+    world = Lossy(1e6, num_lost=9, answer=put_off)
+    world.post = lambda _request: put_off  # type: ignore[method-assign]
+    result = launch(world)
+    assert (world.now < 1060, launches(world)) == (True, 1)
+    error = result.result()[0].error
+    assert error is not None and "86400 s" in error.message
+    assert error.exit_code == (75 if status == 429 else 69), "after a 503 nobody knows"
+    assert [m.name for m in world.ledger().ours] == ([] if status == 429 else [NAME])
+
+
+def test_a_key_is_not_registered_by_sleeping_a_day() -> None:
+    world = World(0)
+    world.post = lambda _request: Result(22, b"", b"86400", status=429)  # type: ignore[method-assign]
+    step = Step("ssh-key", add_ssh_key_request(BASE, "k", "ssh-ed25519 AAAA"))
+    sent = world.drive(sending(step))
+    assert isinstance(sent.error, TryLater) and world.now < 1010
+
+
+def test_a_launch_that_ends_in_doubt_says_so() -> None:
+    world = Lossy(1e6, num_lost=9)
+    error = launch(world).result()[0].error
+    assert isinstance(error, Unreachable) and "billed" in " ".join(error.hints)
+    assert len(world.instances) <= 4 and [m.name for m in world.ledger().ours] == [NAME]
+
+
 def ending(world: World) -> Sent:
     step = Step("terminate", terminate_request(BASE, f"{0:032x}"), Effect.DESTROY)
     sent = world.drive(sending(step))
@@ -305,10 +402,9 @@ def ending(world: World) -> Sent:
 
 @pytest.mark.parametrize("seed", range(50))
 def test_a_machine_has_ended_when_it_is_no_longer_listed_whatever_was_answered(seed: int) -> None:
-    world = World(seed, storm=0.4)
-    world.storm = 0.0
+    world = World(seed)
     launch(world)
-    world.now += 30
+    world.now += 300  # it is listed by now, or terminate would not have found it
     world.storm = 0.4
     sent = ending(world)
     if sent.error is None:
