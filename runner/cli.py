@@ -137,16 +137,22 @@ def run(arguments: list[str]) -> int:
 
 def tell_running(settings: Any, now: float) -> None:
     """The last lines of every answer: what is running, and at what price; where stdout is data, on stderr."""
-    from runner.facts.ledger import LEDGER, read_ledger
+    from runner.errors import RunnerError
+    from runner.facts.ledger import read_ledger
 
-    if not (settings.paths.state / LEDGER).exists():
+    try:
+        ledger = read_ledger(settings.paths.state)
+    except RunnerError as error:  # what was done is done; what is billed has to be said all the same
+        print(f"It is not known what is running: {error.message}", *error.hints, sep="\n  ", file=sys.stderr)
+        return
+    if not ledger.ours:
         return
     from runner.view.machines import running_lines
 
     sys.stdout.flush()
     is_answer = settings.output == "text" and settings.action != "logs"  # whose stdout is the log
     out = sys.stdout if is_answer and settings.confirm == "false" else sys.stderr
-    for line in running_lines(read_ledger(settings.paths.state), now):
+    for line in running_lines(ledger, now):
         print(line, file=out)
 
 

@@ -21,6 +21,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from runner.errors import UsageError
+
 LEDGER = "ledger.jsonl"
 UNANSWERED = "unanswered"  # the code of a refusal of which the cloud told none
 SETTLE_S = 300.0  # after this long without a trace in the list, a doubtful launch did not happen
@@ -126,11 +128,21 @@ class Ledger:
 
 
 def read_ledger(state: Path) -> Ledger:
-    """The ledger below `state`; no file is an empty one, and a line that is no entry is counted."""
+    """The ledger below `state`; no file is an empty one, and a line that is no entry is counted.
+
+    UsageError for a file that cannot be read: it is not known then what was rented.
+    """
+    file = state / LEDGER
     try:
-        lines = (state / LEDGER).read_bytes().splitlines()
-    except OSError:
+        lines = file.read_bytes().splitlines()
+    except (FileNotFoundError, NotADirectoryError):
         return Ledger()
+    except OSError as error:
+        raise UsageError(
+            f"{file} cannot be read: {error.strerror}",
+            "It alone knows which machines were rented from here; they may be running, and be billed.",
+            "Make it readable, or move it aside: it is then rebuilt from the cloud's list by action=status",
+        ) from error
     entries = [entry for line in lines if (entry := entry_of(line))]
     num_blank = sum(not line.strip() for line in lines)
     return fold(entries, len(lines) - len(entries) - num_blank)

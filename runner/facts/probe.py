@@ -181,7 +181,9 @@ def read_cuda(result: Result) -> Cuda:
     return Cuda(int(match[1]) if match else None, said[-1] if said else f"exit code {result.exit_code}")
 
 
-# The metrics of a phase are those of the run that wrote to them last: begun before, and not over by then.
+# Runs lie below any research log (two clones may differ in its name), those without a phase beside the
+# phases; what has no token never began. The metrics of a phase are those of the run that wrote to them
+# last: begun before, and not over by then.
 INSIDE = """echo "up $(cut -d. -f1 /proc/uptime)"
 nvidia-smi --query-gpu=utilization.gpu --format=csv,noheader,nounits 2>/dev/null | sed 's/^/gpu /'
 cd {root} 2>/dev/null || exit 0
@@ -189,8 +191,8 @@ left=$(cat {venv}/installed.sha256 2>/dev/null)
 freeze() {{ PATH=~/.local/bin:$PATH uv pip freeze --python {venv} 2>/dev/null | sha256sum | cut -c1-64; }}
 [ -z "$left" ] || [ "$(freeze)" = "$left" ] || echo "drift yes"
 now=$(date +%s)
-for run in {log}/*/runs/*/; do
-  [ -d "$run" ] || continue
+for run in */runs/*/ */*/runs/*/; do
+  [ -e "$run/token" ] || continue
   state=lost
   if read -r code 2>/dev/null <"$run/exit_code"; then state=ended:$code
   elif [ -e "$run/lock" ]; then flock -n -s "$run/lock" true || state=running
@@ -209,8 +211,7 @@ def ask_inside(settings: Settings, machine: Rented) -> Fact[Inside | None]:
     """Runs, GPU use and uptime; None where the machine does not answer."""
     root = spell(home_or_path(settings.remote.root))
     venv = spell(home_or_path(settings.remote.venv))
-    log = sh(settings.paths.research_log.name).text
-    script = INSIDE.format(root=root, venv=venv, log=log, metrics=METRICS)
+    script = INSIDE.format(root=root, venv=venv, metrics=METRICS)
     return Fact(on_machine(settings, machine, script), read_inside)
 
 

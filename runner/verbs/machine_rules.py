@@ -10,7 +10,7 @@ from runner.errors import RunnerError, TryLater, UsageError
 from runner.facts.cloud_errors import CAPACITY, KEYS_PAGE
 from runner.facts.fact import Asking, Fact, Result
 from runner.facts.lambda_cloud import Rented, SshKey, bare_key, list_ssh_keys
-from runner.facts.ledger import LEDGER, UNANSWERED, Refusal, alias_of
+from runner.facts.ledger import LEDGER, UNANSWERED, Ledger, Refusal, alias_of, read_ledger
 from runner.facts.probe import Cuda, ask_cuda, host_key_alias, identity_of, is_cuda_wanted, known_hosts
 from runner.plan.command import Command, sh
 from runner.plan.plan import Request
@@ -43,7 +43,11 @@ def of_machines(settings: Settings) -> Asking[tuple[Diagnosis, ...]]:
     Who asks about a phase's run on a machine that ssh knows and nobody here rented asks not the cloud.
     """
     asks_for_machines = settings.phase is None and not settings.instance.is_local
-    if not ((settings.paths.state / LEDGER).exists() or settings.machine or asks_for_machines):
+    try:
+        remembers = read_ledger(settings.paths.state) != Ledger()
+    except UsageError as error:
+        return (unreadable(settings, error),)
+    if not (remembers or settings.machine or asks_for_machines):
         return ()
     try:
         seen = yield from look(settings)
@@ -54,6 +58,13 @@ def of_machines(settings: Settings) -> Asking[tuple[Diagnosis, ...]]:
     for machine in ours(settings, seen):
         found += yield from of_machine(settings, machine, keys)
     return found
+
+
+def unreadable(settings: Settings, error: UsageError) -> Diagnosis:
+    """The ledger is there and nobody can read it: then nothing that is rented is known."""
+    file = sh(str(settings.paths.state / LEDGER)).text
+    cause = f"its permissions, or the disk; {error.hints[0]}"
+    return Diagnosis("the ledger cannot be read", error.message, cause, f"mv {file} {file}.aside")
 
 
 def of_cloud(settings: Settings, error: RunnerError) -> Diagnosis:

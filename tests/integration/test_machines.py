@@ -400,9 +400,7 @@ def test_a_damaged_ledger_is_kept_aside_and_rebuilt_from_the_cloud(paper: Rentin
     assert paper.json(*LAUNCH)["steps"] == []
 
 
-@pytest.mark.parametrize(
-    "spoil", ["state", "state/launch.lock/x", "state/ledger.jsonl/x", "state/ledger.lock/x"]
-)
+@pytest.mark.parametrize("spoil", ["state", "state/launch.lock/x", "state/ledger.lock/x", "state/owner/x"])
 def test_where_nothing_can_be_remembered_nothing_is_rented(paper: Renting, spoil: str) -> None:
     """A file where a folder has to be, or the other way round: also root cannot write there."""
     path = paper.folder / spoil
@@ -411,6 +409,19 @@ def test_where_nothing_can_be_remembered_nothing_is_rented(paper: Renting, spoil
     done = paper(*LAUNCH, "confirm=true")
     assert (done.exit_code, paper.cloud.alive()) == (64, []), done
     assert "cannot be written" in done.stderr and "paths.state=DIR" in done.stderr
+
+
+def test_a_ledger_that_cannot_be_read_is_said_aloud_and_nothing_is_rented(paper: Renting) -> None:
+    (paper.folder / "state/ledger.jsonl").mkdir(parents=True)
+    for words, code in ((("action=discover",), 0), ((*LAUNCH, "confirm=true"), 64), (("action=doctor",), 0)):
+        done = paper(*words)
+        assert done.exit_code == code, done
+        assert (
+            "It is not known what is running" in done.stderr
+            and "may be running, and be billed" in done.stderr
+        )
+    assert "the ledger cannot be read" in done.stdout
+    assert paper.cloud.alive() == []
 
 
 def test_two_runners_that_launch_at_once_rent_one_machine(paper: Renting) -> None:

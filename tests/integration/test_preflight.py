@@ -508,7 +508,7 @@ def offline_rig(rig: Rig, tmp_path: Path) -> Iterator[Rig]:
 def inside(rig: Rig) -> Inside:
     """What `status` asks the machine, asked."""
     venv = "research-log/phase11-fractal-logic/.venv"
-    script = INSIDE.format(root=rig.remote_root, venv=venv, log="research-log", metrics="metrics.jsonl")
+    script = INSIDE.format(root=rig.remote_root, venv=venv, metrics="metrics.jsonl")
     found = read_inside(Result(0, rig.machine.ssh(sh("bash", "-c", script).text).stdout.encode()))
     assert found
     return found

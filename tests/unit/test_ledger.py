@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.errors import UsageError
 from runner.facts.ledger import LEDGER, fold, read_ledger
 from runner.world.ledger import append
 
@@ -111,3 +112,14 @@ def test_an_entry_whose_line_break_was_lost_is_not_glued_to_the_next(tmp_path: P
 
 def test_no_file_is_an_empty_ledger(tmp_path: Path) -> None:
     assert read_ledger(tmp_path / "nowhere").machines == ()
+
+
+def test_a_ledger_that_cannot_be_read_is_no_empty_one(tmp_path: Path) -> None:
+    """As root any permission is granted, but not to read a folder or a link to itself."""
+    (tmp_path / "a" / LEDGER).mkdir(parents=True)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / LEDGER).symlink_to(LEDGER)
+    for state in ("a", "b"):
+        with pytest.raises(UsageError, match="cannot be read") as caught:
+            read_ledger(tmp_path / state)
+        assert "billed" in caught.value.hints[0]

@@ -1,8 +1,11 @@
 """What status makes of the last lines of a metrics file."""
 
+import subprocess
+from pathlib import Path
+
 from runner.facts.fact import Result
 from runner.facts.metrics import Progress, progress_of
-from runner.facts.probe import read_inside
+from runner.facts.probe import INSIDE, read_inside
 
 START = {"training": "b", "event": "start", "step": 0, "num_parameters": 9, "seconds": 1.0}
 
@@ -36,3 +39,26 @@ metrics {"step": 7, "loss": 0.5}
         (None, {}, None),
         (7, {"loss": 0.5}, 97),
     ]
+
+
+def test_every_run_on_the_machine_is_told_wherever_its_research_log_is(tmp_path: Path) -> None:
+    """One without a phase, one of a phase, one of another research log; and a folder where nothing began."""
+    folders = [
+        "research-log/runs/0001-run",
+        "research-log/phase1-test/runs/0001-train",
+        "notes/p/runs/0002-x",
+    ]
+    for folder in (*folders, "research-log/phase1-test/runs/0002-refused"):
+        (tmp_path / folder).mkdir(parents=True)
+    for folder in folders:
+        (tmp_path / folder / "token").write_text("t")
+    (tmp_path / folders[0] / "lock").touch()
+    script = INSIDE.format(root=tmp_path, venv="none", metrics="metrics.jsonl")
+    held = ["flock", str(tmp_path / folders[0] / "lock"), "bash", "-c", script]
+    done = subprocess.run(held, capture_output=True, check=True)
+    inside = read_inside(Result(0, done.stdout))
+    assert inside
+    assert {run.folder: run.state for run in inside.runs} == dict(
+        zip(folders, ("running", "lost", "lost"), strict=True)
+    )
+    assert inside.idle_s == 0
