@@ -1,15 +1,14 @@
 """Which rented machine is meant, what it is called, and what the list says that the ledger does not know."""
 
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from hashlib import sha256
 
 from runner.errors import UsageError, choices
 from runner.facts.fact import Asking, Now, Record
 from runner.facts.lambda_cloud import Rented, list_instances
 from runner.facts.ledger import OUR_NAME, SETTLE_S, Ledger, Machine, alias_of, number_of, read_ledger
+from runner.facts.owner import owner
 from runner.plan.plan import Target
 from runner.plan.settings import Settings
 from runner.verbs.own_line import own_line
@@ -104,13 +103,8 @@ def told(instance: Rented) -> dict[str, object]:
 def is_ours(name: str, ledger: Ledger, own: str) -> bool:
     """Whether we launched what has this name: the ledger says so, or the name itself."""
     match = OUR_NAME.fullmatch(name)
-    return bool(match and (match["owner"] == own or ledger.by_name(name)))
-
-
-def owner(settings: Settings) -> str:
-    """Six hex digits that tell our machines from those of another checkout or another person."""
-    place = f"{os.uname().nodename}\0{settings.paths.state}"
-    return sha256(place.encode(errors="surrogateescape")).hexdigest()[:6]
+    known = ledger.by_name(name)
+    return bool(match and (match["owner"] == own or (known and known.is_ours)))
 
 
 def launch_name(settings: Settings, seen: Seen) -> str:
@@ -139,7 +133,7 @@ def called(instance: Rented, wanted: str) -> bool:
 
 
 def find(settings: Settings, seen: Seen) -> Rented:
-    """The machine that is meant: named by `machine=`, else the recorded one, else the only one of the alias.
+    """The machine that is meant: named by `machine=`, else the one of ours; a stranger's has to be named.
 
     UsageError with the choices when there is none or more than one.
     """
@@ -149,8 +143,9 @@ def find(settings: Settings, seen: Seen) -> Rented:
         exact = [i for i in found if i.id == wanted]
         return only(exact or found, settings, seen)
     ours = {m.id for m in seen.ledger.ours} | {m.name for m in seen.ledger.ours}
-    recorded = [i for i in seen.alive if i.id in ours or i.name in ours]
-    return only(recorded or [i for i in seen.alive if called(i, configured_alias(settings))], settings, seen)
+    own = owner(settings)
+    found = [i for i in seen.alive if i.id in ours or i.name in ours or is_ours(i.name, seen.ledger, own)]
+    return only(found, settings, seen)
 
 
 def configured_alias(settings: Settings) -> str:
@@ -174,9 +169,12 @@ def only(found: list[Rented], settings: Settings, seen: Seen) -> Rented:
         )
     what = f"machine={settings.machine}" if settings.machine else configured_alias(settings)
     near = choices(settings.machine or "", [i.name for i in seen.alive if i.name], "Machines")[:-1]
-    some = (
-        ("These are there:", *listed) if listed else (f"None is rented. To rent one: {rent_line(settings)}",)
-    )
+    if listed:
+        none_of_ours = settings.machine is None
+        whose = ", and none was launched from here; name one, if it is meant" if none_of_ours else ""
+        some: tuple[str, ...] = (f"These are there{whose}:", *listed)
+    else:
+        some = (f"None is rented. To rent one: {rent_line(settings)}",)
     raise UsageError(f"{what}: the cloud lists no such machine", *near, *some)
 
 

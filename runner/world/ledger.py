@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import Refused, UsageError
-from runner.facts.ledger import LEDGER, entry_of, read_ledger
+from runner.facts.ledger import LEDGER, OUR_NAME, entry_of, read_ledger
+from runner.facts.owner import OWNER, read_owner
+from runner.world.state import write_atomically
 
 
 def append(file: Path, entry: dict[str, Any]) -> None:
@@ -85,4 +87,21 @@ def only_launch(state: Path, name: str) -> Iterator[None]:
                 f"{name} was launched by another runner since this plan was made",
                 "Nothing was rented by this one. Show the plan again; it will have another name.",
             )
+        keep_owner(state, name)
         yield
+
+
+def keep_owner(state: Path, name: str) -> None:
+    """Keep whose the machines of this folder are, since the first one; alone, under the lock of launches."""
+    match, kept = OUR_NAME.fullmatch(name), read_owner(state)
+    if match is None or match["owner"] == kept:
+        return
+    if kept is not None:
+        raise Refused(
+            f"{name} is not what a machine of this runner is called since another one was launched",
+            "Nothing was rented. Show the plan again; it will have another name.",
+        )
+    try:
+        write_atomically(state / OWNER, match["owner"] + "\n")
+    except OSError as error:
+        raise unwritable(state / OWNER, error) from error

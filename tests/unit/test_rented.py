@@ -7,20 +7,20 @@ from typing import Any
 
 import pytest
 
-from runner.errors import RunnerError
+from runner.errors import Refused, RunnerError, UsageError
 from runner.facts.fact import Fact, Now, Pause, Record, Result
 from runner.facts.ledger import LEDGER, Ledger, read_ledger
+from runner.facts.owner import OWNER, owner
 from runner.freeze import load
 from runner.plan.command import Command
 from runner.plan.plan import Plan, Request
 from runner.plan.settings import Settings
-from runner.verbs.rented import owner
 from runner.verbs.status import Status, status
 from runner.verbs.terminate import terminate
 from runner.view.machines import running_lines
 from runner.view.paint import Paint
 from runner.view.text import report_text
-from runner.world.ledger import append
+from runner.world.ledger import append, only_launch
 
 ID = "1" * 32
 TYPE = {"name": "gpu_1x_a10", "price_cents_per_hour": 129, "gpu_description": "A10", "specs": {"gpus": 1}}
@@ -133,3 +133,55 @@ def test_a_machine_that_was_asked_for_and_never_used_can_go_unseen(world: World)
     assert (one["ours"], one["at_least"]) == (True, False)
     plan = world.ask(terminate(world.settings("action=terminate")))
     assert isinstance(plan, Plan) and plan.reason is None
+
+
+def add_key(world: World, key: str) -> None:
+    """The one ssh key of this home."""
+    (world.home / ".ssh").mkdir(exist_ok=True)
+    (world.home / ".ssh/id_ed25519").touch()
+    (world.home / ".ssh/id_ed25519.pub").write_text(f"ssh-ed25519 {key}\n")
+
+
+def test_a_second_laptop_of_the_same_name_and_path_is_somebody_else(world: World) -> None:
+    """Only its ssh key differs; nothing of the first one's state is there."""
+    add_key(world, "AAAAfirst")
+    first = owner(world.settings())
+    assert owner(world.settings()) == first, "a plan is shown, and then confirmed"
+    add_key(world, "AAAAsecond")
+    assert owner(world.settings()) != first
+    world.lists = [[row(f"lambda-0001-{first}")]]
+    (one,) = world.status().document()["instances"]
+    assert (one["ours"], one["at_least"]) == (False, True)
+    with pytest.raises(UsageError) as caught:
+        world.ask(terminate(world.settings("action=terminate")))
+    assert f"machine={ID}" in str(caught.value.hints) and "none was launched from here" in str(
+        caught.value.hints
+    )
+    plan = world.ask(terminate(world.settings("action=terminate", f"machine={ID}")))
+    assert "cannot be seen" in str(plan.reason)
+
+
+def test_whose_the_machines_are_is_kept_from_the_first_launch_on(world: World) -> None:
+    add_key(world, "AAAAfirst")
+    first = owner(world.settings())
+    assert not (world.state / OWNER).exists()
+    with only_launch(world.state, f"lambda-0001-{first}"):
+        assert (world.state / OWNER).read_text() == f"{first}\n"
+    add_key(world, "AAAAnew")
+    assert owner(world.settings()) == first, "another key, another host name or another path: still ours"
+    world.lists = [[row(f"lambda-0001-{first}")]]
+    (one,) = world.status().document()["instances"]
+    assert one["ours"], "the ledger is gone, and the name says whose it is"
+    with pytest.raises(Refused), only_launch(world.state, "lambda-0002-ffffff"):
+        pass
+    assert (world.state / OWNER).read_text() == f"{first}\n"
+
+
+def test_an_owner_that_a_disk_spoilt_is_made_anew(world: World) -> None:
+    add_key(world, "AAAAfirst")
+    first = owner(world.settings())
+    world.state.mkdir()
+    (world.state / OWNER).write_bytes(b"\x00\xff\n")
+    assert owner(world.settings()) == first
+    with only_launch(world.state, f"lambda-0001-{first}"):
+        assert (world.state / OWNER).read_text() == f"{first}\n"
