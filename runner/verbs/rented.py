@@ -167,14 +167,17 @@ def only(found: list[Rented], settings: Settings, seen: Seen) -> Rented:
             f"{doubtful[0].name} was asked for and is not listed yet: it may come up, and be billed",
             f"In a minute: {own_line(settings, 'status')}",
         )
+    if listed and settings.machine is None:
+        raise UsageError(
+            "What is rented was not launched from here, as far as is on record: it may be somebody else's. "
+            "It runs on, and is billed. Name it, if it is meant:",
+            *listed,
+        )
     what = f"machine={settings.machine}" if settings.machine else configured_alias(settings)
     near = choices(settings.machine or "", [i.name for i in seen.alive if i.name], "Machines")[:-1]
-    if listed:
-        none_of_ours = settings.machine is None
-        whose = ", and none was launched from here; name one, if it is meant" if none_of_ours else ""
-        some: tuple[str, ...] = (f"These are there{whose}:", *listed)
-    else:
-        some = (f"None is rented. To rent one: {rent_line(settings)}",)
+    some = (
+        ("These are there:", *listed) if listed else (f"None is rented. To rent one: {rent_line(settings)}",)
+    )
     raise UsageError(f"{what}: the cloud lists no such machine", *near, *some)
 
 

@@ -20,7 +20,7 @@ import pytest
 from tests.simulator.process import SimulatorProcess
 from tests.support import CHECKOUT, runner_env, soak_size
 
-SCALE = 0.01  # of all waiting, here and in the cloud
+SCALE = 0.005  # of all waiting, here and in the cloud
 STORM = (
     "lose-answer,match=launch,probability=0.12",
     "lose-answer,text=reset,match=launch,probability=0.05",
@@ -32,7 +32,8 @@ STORM = (
     "server-error,probability=0.06",
     "server-error,text=json,probability=0.03",
     "no-capacity,probability=0.2",
-    "slow-list,probability=0.3,value=10",
+    "slow-list,probability=0.2,value=10",
+    "slow-list,probability=0.1,value=60",
     "slow,probability=0.1,value=2",
 )
 
