@@ -60,6 +60,13 @@ class Now:
 
 
 @dataclass(frozen=True)
+class Account:
+    """Whose machines this cloud tells us of: a fingerprint of its address and of our key."""
+
+    base_url: str
+
+
+@dataclass(frozen=True)
 class Record:
     """Put this entry at the end of the ledger, on disk before anything else happens."""
 
@@ -71,7 +78,7 @@ class Record:
         return Record((("event", event), *values.items()))
 
 
-Question = Fact[Any] | Pause | Now | Record
+Question = Fact[Any] | Pause | Now | Account | Record
 
 # A verb asks for the facts it needs, one after the other, and returns what it makes of them.
 # It is a generator so that it stays pure: the caller observes, a test answers from a list.

@@ -4,12 +4,12 @@ The file is the only memory of rented machines. An entry is written *before* a r
 money and after its answer, so that whoever reads it later knows what may be running.
 
 event       holds                                              means
-intent      name alias type region usd_per_hour digest         a launch is about to be asked for, or once more
+intent      name alias type region usd_per_hour digest account a launch is about to be asked for, or once more
 refused     name code type                                     this launch certainly came to nothing
 doubt       name why                                           nobody knows; the name has to be looked for
-launched    name id alias type region usd_per_hour             the machine is there
+launched    name id alias type region usd_per_hour account     the machine is there
 settled     name                                               nothing of this name was rented
-seen        id name type region usd_per_hour ip state          the list showed this
+seen        id name type region usd_per_hour ip state account  the list showed this
 gone        id                                                 the list no longer shows it
 """
 
@@ -18,12 +18,14 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from errno import ENAMETOOLONG, ENOENT, ENOTDIR
 from pathlib import Path
 from typing import Any
 
 from runner.errors import UsageError
 
 LEDGER = "ledger.jsonl"
+ABSENT = (ENOENT, ENOTDIR, ENAMETOOLONG)  # of a file: it is not there, and cannot have been
 UNANSWERED = "unanswered"  # the code of a refusal of which the cloud told none
 SETTLE_S = 300.0  # after this long without a trace in the list, a doubtful launch did not happen
 
@@ -52,6 +54,7 @@ class Machine:
     seen_at: float = 0.0  # when the cloud last said anything of it
     was_listed: bool = False
     asked_at: float = 0.0  # when the cloud was last asked for it, or last left us without an answer
+    accounts: frozenset[str] = frozenset()  # of the keys that asked for it or were shown it; empty: unknown
     was_asked_for: bool = False  # by an intent of this ledger, not only known from the cloud's list
 
     @property
@@ -68,6 +71,10 @@ class Machine:
     def is_doubtful(self) -> bool:
         """Whether it was asked for and nobody knows what came of it."""
         return self.id is None and self.until is None
+
+    def is_shown_to(self, account: str) -> bool:
+        """Whether the list that this account is given would show it; another one's says nothing of it."""
+        return not self.accounts or not account or account in self.accounts
 
     def usd_until(self, now: float) -> float:
         """What it has cost by then, at the price of its launch."""
@@ -135,9 +142,9 @@ def read_ledger(state: Path) -> Ledger:
     file = state / LEDGER
     try:
         lines = file.read_bytes().splitlines()
-    except (FileNotFoundError, NotADirectoryError):
-        return Ledger()
     except OSError as error:
+        if error.errno in ABSENT:
+            return Ledger()
         raise UsageError(
             f"{file} cannot be read: {error.strerror}",
             "It alone knows which machines were rented from here; they may be running, and be billed.",
@@ -168,12 +175,21 @@ def fold(entries: Iterable[Entry], num_unreadable: int = 0) -> Ledger:
     refusal: Refusal | None = None
     for entry in entries:
         FOLDS[entry["event"]](machines, entry)
+        told_by(machines, entry)
         if entry["event"] == "refused":
             told = (str(entry.get(key) or "unknown") for key in ("name", "type", "code"))
             refusal = Refusal(entry["at"], *told)
         elif entry["event"] == "launched":
             refusal = None
     return Ledger(tuple(machines.values()), num_unreadable, refusal)
+
+
+def told_by(machines: dict[str, Machine], entry: Entry) -> None:
+    """Remember which account an entry is about."""
+    account, key = entry.get("account"), entry.get("id") or entry.get("name")
+    machine = machines.get(str(key))
+    if machine and isinstance(account, str):
+        machines[str(key)] = replace(machine, accounts=machine.accounts | {account})
 
 
 def alias_of(name: str) -> str:

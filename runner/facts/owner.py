@@ -6,6 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from runner.errors import UsageError
+from runner.facts.ledger import ABSENT
 from runner.facts.probe import identity_of
 from runner.plan.settings import Settings
 
@@ -24,9 +25,9 @@ def read_owner(state: Path) -> str | None:
     file = state / OWNER
     try:
         text = file.read_bytes().decode("ascii", errors="replace").strip()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
     except OSError as error:
+        if error.errno in ABSENT:
+            return None
         raise UsageError(
             f"{file} cannot be read: {error.strerror}",
             "It says which of the account's machines are ours; they may be running, and be billed.",

@@ -24,7 +24,7 @@ from runner.plan.command import Command, sh
 from runner.plan.plan import Effect, Offer, Plan, Step, Target
 from runner.plan.settings import Settings
 from runner.verbs.own_line import own_line
-from runner.verbs.rented import Seen, called, launch_alias, launch_name, look, needs_rented
+from runner.verbs.rented import OTHER_KEY, Seen, called, launch_alias, launch_name, look, needs_rented
 
 TAG = "fractal-runner"
 
@@ -106,7 +106,9 @@ def already_there(settings: Settings, alias: str, seen: Seen) -> Wanted | None:
             )
     for machine in seen.doubtful():
         if machine.alias == alias:
-            what = f"{machine.name} was asked for and is not listed yet: it may be running"
+            is_elsewhere = machine in seen.elsewhere()
+            why = OTHER_KEY if is_elsewhere else "asked for and is not listed yet: it may be running"
+            what = f"{machine.name} was {why}"
             return Wanted(
                 alias, machine.name, reason=f"{what}; {another}", basis=(("machine", machine.name),)
             )

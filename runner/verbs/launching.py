@@ -18,7 +18,7 @@ from runner.facts.cloud_errors import (
     envelope,
     retry_after_s,
 )
-from runner.facts.fact import Asking, Fact, Now, Pause, Record, Result
+from runner.facts.fact import Account, Asking, Fact, Now, Pause, Record, Result
 from runner.facts.lambda_cloud import (
     Rented,
     bare_key,
@@ -29,14 +29,13 @@ from runner.facts.lambda_cloud import (
 )
 from runner.facts.ledger import SETTLE_S, UNANSWERED, alias_of
 from runner.plan.plan import Request, Step
-from runner.verbs.rented import launched_record
+from runner.verbs.rented import MISS_PAUSE_S, NUM_MISSES, launched_record
 
 NUM_SENDS = 4
 LOOK_AGAIN_S = (1.0, 2.0, 4.0, 8.0, 15.0)  # how a machine is often late in the list
 SETTLE_PAUSES_S = LOOK_AGAIN_S + (15.0,) * round((SETTLE_S - sum(LOOK_AGAIN_S)) / 15.0)  # how it may be
 LONGEST_PATIENCE_S = 60.0  # a Retry-After above it is not sat out
 CAPACITY_POLL_S = 15.0
-GONE_POLL_S = 5.0
 GONE_LIMIT_S = 900.0
 NOT_SENT = 7  # curl's code for a connection that never came about
 
@@ -65,6 +64,7 @@ class Launch:
     in_doubt: bool = False
     sent: dict[int, Sent] = field(default_factory=dict)
     instance_id: str | None = None
+    account: str = ""
 
     def result(self) -> tuple[Sent, ...]:
         """The attempts that were made, in order."""
@@ -80,6 +80,7 @@ def launching(attempts: tuple[Step, ...], digest: str, patience_s: float) -> Ask
     request = attempts[0].action
     assert isinstance(request, Request)
     launch = Launch(request.url.removesuffix("/instance-operations/launch"), request.json["name"], digest)
+    launch.account = yield Account(launch.base)
     started: float = yield Now()
     while True:
         prices = yield from free_now(launch.base)
@@ -174,8 +175,8 @@ def attempt(launch: Launch, step: Step, number: int) -> Asking[bool]:
 def intent(launch: Launch, step: Step) -> Record:
     """That money may be spent from now on; before each request, since each may be the one that is lost."""
     assert step.offer is not None
-    alias = alias_of(launch.name)
-    return Record.of("intent", name=launch.name, alias=alias, digest=launch.digest, **step.offer.document())
+    told_of = {"alias": alias_of(launch.name), "digest": launch.digest, "account": launch.account}
+    return Record.of("intent", name=launch.name, **told_of, **step.offer.document())
 
 
 def may_repeat(result: Result) -> bool:
@@ -223,8 +224,8 @@ def launched(launch: Launch, step: Step, instance_id: str) -> Record:
     """The id, on disk at once: a secondary request that fails must not lose it."""
     assert step.offer is not None
     launch.instance_id = instance_id
-    alias = alias_of(launch.name)
-    return Record.of("launched", id=instance_id, name=launch.name, alias=alias, **step.offer.document())
+    told_of = {"alias": alias_of(launch.name), "account": launch.account}
+    return Record.of("launched", id=instance_id, name=launch.name, **told_of, **step.offer.document())
 
 
 def found(launch: Launch, step: Step, seconds: float, pauses: tuple[float, ...]) -> Asking[bool]:
@@ -242,7 +243,7 @@ def found(launch: Launch, step: Step, seconds: float, pauses: tuple[float, ...])
             launch.sent[step.attempt] = Sent(step, seconds, uncertain(launch, error))
             return True
         if named:
-            yield launched_record(named[0])
+            yield launched_record(named[0], launch.account)
             launch.instance_id = named[0].id
             launch.sent[step.attempt] = Sent(step, seconds)
             return True
@@ -273,7 +274,7 @@ def look_for_twins(launch: Launch) -> Asking[None]:
         return
     for machine in named:
         if machine.id != launch.instance_id:
-            yield launched_record(machine)
+            yield launched_record(machine, launch.account)
 
 
 def may_come_up(launch: Launch, error: RunnerError) -> RunnerError:
@@ -331,33 +332,36 @@ def registering(step: Step, request: Request, base: str) -> Asking[Sent]:
 def ending(step: Step, request: Request, base: str) -> Asking[Sent]:
     """End a machine: it has ended when the cloud no longer lists it, whatever it answered.
 
-    Ending twice harms nobody, so the request is sent again while the machine is listed as alive.
+    Ending twice harms nobody, so the request is sent again while the machine is listed as alive. One list
+    without it is believed when the cloud agreed to end it; else the list may have flapped.
     """
     (wanted,) = request.json["instance_ids"]
     started: float = yield Now()
     last: RunnerError | None = None
-    send = True
+    send, is_agreed, num_misses = True, False, 0
     while True:
         if send:
             result: Result = yield Fact(request, lambda result: result)
             last = cloud_error(request, result)
+            is_agreed = is_agreed or last is None
         try:
             instances: tuple[Rented, ...] = yield list_instances(base)
         except RunnerError as error:
             last, state = error, "unknown"
         else:
             listed = next((i for i in instances if i.id == wanted and i.is_alive), None)
-            now: float = yield Now()
-            if listed is None:
-                yield Record.of("gone", id=wanted)
-                return Sent(step, now - started)
-            state = listed.status
+            state = listed.status if listed else "not listed"
+            is_agreed = is_agreed or state == "terminating"
+            num_misses = 0 if listed else num_misses + 1
+        now: float = yield Now()
+        if state == "not listed" and num_misses >= (1 if is_agreed else NUM_MISSES):
+            yield Record.of("gone", id=wanted)
+            return Sent(step, now - started)
         send = state != "terminating" and last is not None and last.exit_code in (69, 75)
-        now = yield Now()
-        refused = last is not None and state not in ("terminating", "unknown") and not send
+        refused = last is not None and state not in ("terminating", "unknown", "not listed") and not send
         if refused or now - started > GONE_LIMIT_S:
             return Sent(step, now - started, still_there(wanted, state, last))
-        yield Pause(GONE_POLL_S, f"the machine is {state}; it is billed until the cloud no longer lists it")
+        yield Pause(MISS_PAUSE_S, f"the machine is {state}; it is billed until the cloud no longer lists it")
 
 
 def still_there(instance_id: str, state: str, last: RunnerError | None) -> RunnerError:

@@ -18,7 +18,7 @@ from runner.plan.route import Route
 from runner.plan.settings import Settings
 from runner.verbs.diagnosis import Diagnosis
 from runner.verbs.own_line import own_line
-from runner.verbs.rented import Seen, alias_for, called, look
+from runner.verbs.rented import OTHER_KEY, Seen, alias_for, called, look
 
 BILLED = "it is billed until it is terminated"
 REFUSED_LATELY_S = 3600.0
@@ -97,7 +97,10 @@ def of_ledger(settings: Settings, seen: Seen) -> Iterator[Diagnosis]:
         what = f"{seen.ledger.num_unreadable} unreadable lines in {settings.paths.state / LEDGER}"
         cause = "a full disk, or another hand; the file is kept aside and rebuilt from the cloud's list"
         yield Diagnosis("the ledger is damaged", what, cause, status)
-    for machine in seen.doubtful():
+    for machine in seen.elsewhere():
+        remedy = f"export LAMBDA_API_KEY=…  # the one that {machine.name} was launched with"
+        yield Diagnosis("the key is another", f"{machine.name} is not listed", f"it was {OTHER_KEY}", remedy)
+    for machine in (m for m in seen.doubtful() if m not in seen.elsewhere()):
         cause = "the answer to its launch was lost, or the runner was killed; it may come up, and be billed"
         yield Diagnosis(
             "a launch is in doubt", f"{machine.name} was asked for and is not listed", cause, status

@@ -5,16 +5,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from runner.errors import UsageError, choices
-from runner.facts.fact import Asking, Now, Record
+from runner.facts.fact import Account, Asking, Now, Pause, Record
 from runner.facts.lambda_cloud import Rented, list_instances
-from runner.facts.ledger import OUR_NAME, SETTLE_S, Ledger, Machine, alias_of, number_of, read_ledger
+from runner.facts.ledger import LEDGER, OUR_NAME, SETTLE_S, Ledger, Machine, alias_of, number_of, read_ledger
 from runner.facts.owner import owner
+from runner.plan.command import sh
 from runner.plan.plan import Target
 from runner.plan.settings import Settings
 from runner.verbs.own_line import own_line
 
 DEFAULT_ALIAS = "lambda"
+OTHER_KEY = (
+    "rented with another API key or from another address, and this one's list does not show it: "
+    "it may be running, and be billed"
+)
 SSH_ALIAS = re.compile(r"[A-Za-z0-9_][\w.-]*")
+NUM_MISSES = 3  # lists without a machine before we believe that it is gone: a list may flap
+MISS_PAUSE_S = 5.0
 LONGEST_ALIAS = 64 - len("-0001-abcdef")  # the cloud's limit for a name
 
 
@@ -26,6 +33,7 @@ class Seen:
     instances: tuple[Rented, ...]
     now: float
     settle_s: float = SETTLE_S
+    account: str = ""  # who was shown this
 
     @property
     def alive(self) -> tuple[Rented, ...]:
@@ -33,20 +41,50 @@ class Seen:
         return tuple(i for i in self.instances if i.is_alive)
 
     def doubtful(self) -> tuple[Machine, ...]:
-        """Launches of ours that may still come up: asked for lately, and never in the list so far."""
-        names = {i.name for i in self.instances}
-        return tuple(m for m in self.ledger.ours if m.name not in names and not self.is_settled(m))
+        """Launches of ours that may be there unlisted: asked for lately, or with another key."""
+        return tuple(m for m in self.absent() if not self.is_settled(m))
+
+    def elsewhere(self) -> tuple[Machine, ...]:
+        """Those of them that this key's list would not show."""
+        return tuple(m for m in self.absent() if not m.is_shown_to(self.account))
+
+    def lost(self) -> tuple[Machine, ...]:
+        """Machines of ours that the list should show, and does not."""
+        return tuple(m for m in self.absent() if self.is_settled(m))
+
+    def absent(self) -> tuple[Machine, ...]:
+        """Machines of ours that may be running, and are not in this list."""
+        ids, names = {i.id for i in self.instances}, {i.name for i in self.instances}
+        return tuple(m for m in self.ledger.ours if (m.id not in ids if m.id else m.name not in names))
 
     def is_settled(self, machine: Machine) -> bool:
         """Whether its absence from the list means that it is not there: the list may be late."""
-        return machine.was_listed or self.now - machine.asked_at >= self.settle_s
+        is_due = machine.was_listed or self.now - machine.asked_at >= self.settle_s
+        return is_due and machine.is_shown_to(self.account)
 
 
 def look(settings: Settings) -> Asking[Seen]:
-    """Ask the cloud for its list. Records nothing, so that a plan may be shown on it."""
+    """Ask the cloud for its list, and twice more while it lacks what it had; nothing is recorded."""
+    seen = yield from look_once(settings)
+    for _ in range(NUM_MISSES - 1):
+        if not (lost := seen.lost()):
+            break
+        yield Pause(
+            MISS_PAUSE_S,
+            f"the cloud's list does not show {lost[0].name}, which was rented from here; looking once more",
+        )
+        before = {i.id: i for i in seen.instances}
+        seen = yield from look_once(settings)
+        seen = replace(seen, instances=tuple((before | {i.id: i for i in seen.instances}).values()))
+    return seen
+
+
+def look_once(settings: Settings) -> Asking[Seen]:
+    """What one list shows."""
     instances = yield list_instances(settings.base_url)
+    account = yield Account(settings.base_url)
     now = yield Now()
-    return Seen(read_ledger(settings.paths.state), instances, now, SETTLE_S * settings.time_scale)
+    return Seen(read_ledger(settings.paths.state), instances, now, SETTLE_S * settings.time_scale, account)
 
 
 def look_and_record(settings: Settings) -> Asking[Seen]:
@@ -55,7 +93,7 @@ def look_and_record(settings: Settings) -> Asking[Seen]:
     yield from news(seen, owner(settings))
     ledger = read_ledger(settings.paths.state)  # whole again, if it was damaged: that it was is kept
     ledger = replace(ledger, num_unreadable=seen.ledger.num_unreadable)
-    return Seen(ledger, seen.instances, seen.now, seen.settle_s)
+    return replace(seen, ledger=ledger)
 
 
 def news(seen: Seen, own: str) -> Iterator[Record]:
@@ -64,10 +102,9 @@ def news(seen: Seen, own: str) -> Iterator[Record]:
     for instance in seen.instances:
         known = ledger.by_id(instance.id)
         if known is None and is_ours(instance.name, ledger, own):
-            yield launched_record(instance)
-        old = known and (known.state, known.ip) == (instance.status, instance.ip) and known.was_listed
-        if not old:
-            yield seen_record(instance)
+            yield launched_record(instance, seen.account)
+        if known is None or not is_as_before(instance, known, seen.account):
+            yield seen_record(instance, seen.account)
     listed = {i.id for i in seen.alive}
     names = {i.name for i in seen.instances}
     for machine in ledger.machines:
@@ -79,14 +116,20 @@ def news(seen: Seen, own: str) -> Iterator[Record]:
             yield Record.of("settled", name=machine.name)
 
 
-def launched_record(instance: Rented) -> Record:
+def is_as_before(instance: Rented, known: Machine, account: str) -> bool:
+    """Whether this account was shown the machine before, in the same state."""
+    was_shown = known.was_listed and account in known.accounts
+    return was_shown and (known.state, known.ip) == (instance.status, instance.ip)
+
+
+def launched_record(instance: Rented, account: str) -> Record:
     """The machine is ours and it is there."""
-    return Record.of("launched", **told(instance), alias=alias_of(instance.name))
+    return Record.of("launched", **told(instance), alias=alias_of(instance.name), account=account)
 
 
-def seen_record(instance: Rented) -> Record:
+def seen_record(instance: Rented, account: str) -> Record:
     """The list shows it like this."""
-    return Record.of("seen", **told(instance), ip=instance.ip, state=instance.status)
+    return Record.of("seen", **told(instance), ip=instance.ip, state=instance.status, account=account)
 
 
 def told(instance: Rented) -> dict[str, object]:
@@ -162,6 +205,8 @@ def only(found: list[Rented], settings: Settings, seen: Seen) -> Rented:
     )
     if found:
         raise UsageError("Several machines are meant; name one", *listed)
+    if elsewhere := seen.elsewhere():
+        raise UsageError(f"{elsewhere[0].name}: {OTHER_KEY}", *other_key_hints(settings, elsewhere[0]))
     if doubtful := seen.doubtful():
         raise UsageError(
             f"{doubtful[0].name} was asked for and is not listed yet: it may come up, and be billed",
@@ -179,6 +224,16 @@ def only(found: list[Rented], settings: Settings, seen: Seen) -> Rented:
         ("These are there:", *listed) if listed else (f"None is rented. To rent one: {rent_line(settings)}",)
     )
     raise UsageError(f"{what}: the cloud lists no such machine", *near, *some)
+
+
+def other_key_hints(settings: Settings, machine: Machine) -> tuple[str, ...]:
+    """What to do about a machine that only another key shows."""
+    ledger = sh(settings.paths.shown(settings.paths.state / LEDGER)).text
+    return (
+        f"To see it: export LAMBDA_API_KEY=… (the one of its launch), {own_line(settings, 'status')}",
+        "If that key is gone for good, and the cloud's console lists the machine no longer, forget it: "
+        f"sed -i.bak /{machine.name}/d {ledger}",
+    )
 
 
 def rent_line(settings: Settings) -> str:

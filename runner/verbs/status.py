@@ -9,7 +9,7 @@ from runner.facts.lambda_cloud import Filesystem, Rented, list_filesystems
 from runner.facts.ledger import Machine
 from runner.facts.probe import Inside, ask_inside
 from runner.plan.settings import Settings
-from runner.verbs.rented import Seen, alias_for, look_and_record
+from runner.verbs.rented import OTHER_KEY, Seen, alias_for, look_and_record, other_key_hints
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class Status:
 
     instances: tuple[InstanceStatus, ...]
     doubtful: tuple[Machine, ...]
+    elsewhere: tuple[Machine, ...]  # those of them that another key's list would show
     filesystems: tuple[Filesystem, ...]
     usd_this_month: float
     bound_this_month: str
@@ -102,7 +103,7 @@ def status(settings: Settings) -> Asking[Status]:
         row = yield from status_of(settings, seen, instance)
         rows.append(row)
     filesystems: tuple[Filesystem, ...] = ()
-    warnings = ledger_warnings(settings, seen)
+    warnings = ledger_warnings(settings, seen) + other_key_warnings(settings, seen)
     try:
         filesystems = yield list_filesystems(settings.base_url)
     except RunnerError as error:
@@ -110,7 +111,7 @@ def status(settings: Settings) -> Asking[Status]:
     warnings += tuple(drift_warning(row) for row in rows if row.inside and row.inside.has_drifted)
     month = seen.ledger.usd_this_month(seen.now)
     bound = seen.ledger.bound_this_month()
-    return Status(tuple(rows), seen.doubtful(), filesystems, month, bound, warnings)
+    return Status(tuple(rows), seen.doubtful(), seen.elsewhere(), filesystems, month, bound, warnings)
 
 
 def status_of(settings: Settings, seen: Seen, instance: Rented) -> Asking[InstanceStatus]:
@@ -133,6 +134,14 @@ def drift_warning(row: InstanceStatus) -> str:
     return (
         f"{row.alias}: the packages of its shared environment are not those that the last setup left; "
         "action=doctor with the phase says which"
+    )
+
+
+def other_key_warnings(settings: Settings, seen: Seen) -> tuple[str, ...]:
+    """Of each machine that this key cannot see, what it costs and what to do."""
+    return tuple(
+        f"{m.name} (${m.usd_per_hour:.2f}/h) was {OTHER_KEY}. {'. '.join(other_key_hints(settings, m))}"
+        for m in seen.elsewhere()
     )
 
 

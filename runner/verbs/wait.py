@@ -10,11 +10,10 @@ from runner.facts.ledger import Machine
 from runner.facts.probe import Cuda, Reach, ask_cuda, ask_reach, is_cuda_wanted
 from runner.plan.settings import Settings
 from runner.verbs.own_line import own_line
-from runner.verbs.rented import Seen, alias_for, find, look_and_record, rent_line
+from runner.verbs.rented import NUM_MISSES, Seen, alias_for, find, look_and_record, rent_line
 
 POLL_S = 5.0
 CUDA_PATIENCE_S = 90.0  # the driver may be a little later than sshd; error 802 after that stays
-NUM_MISSES = 3  # lists without the machine before we believe that it is gone
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def first_sight(settings: Settings) -> Asking[Seen]:
     """The list, asked for again while a launch of ours may still come up in it."""
     while True:
         seen = yield from look_and_record(settings)
-        doubtful = seen.doubtful()
+        doubtful = [m for m in seen.doubtful() if m not in seen.elsewhere()]
         listed = any(m.id in {i.id for i in seen.alive} for m in seen.ledger.ours)
         if not doubtful or listed or settings.machine not in (None, doubtful[0].alias, doubtful[0].name):
             return seen

@@ -63,10 +63,11 @@ def _(report: Status, paint: Paint) -> str:
         for line, row in zip(rest, report.instances, strict=True):
             lines += [line, *doing_lines(row)]
     else:
-        lines = ["No machine is rented."]
+        lines = ["The list shows no machine." if report.doubtful else "No machine is rented."]
     lines += [
         paint(f"? {m.name}: asked for, not in the list yet; it may still come up, and be billed", "yellow")
         for m in report.doubtful
+        if m not in report.elsewhere
     ]
     lines += [filesystem_line(f.name, f.region, f.bytes_used) for f in report.filesystems]
     lines += [paint(f"warning: {warning}", "yellow") for warning in report.warnings]

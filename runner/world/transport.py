@@ -11,7 +11,7 @@ from shutil import get_terminal_size
 from typing import Any, Protocol, TextIO, TypeVar
 
 from runner.errors import Bug, RunnerError
-from runner.facts.fact import Asking, Fact, Pause, Question, Record, Result
+from runner.facts.fact import Account, Asking, Fact, Pause, Question, Record, Result
 from runner.plan.command import Command
 from runner.plan.plan import Request, Step
 from runner.world.screen import Screen
@@ -40,6 +40,9 @@ class Transport(Protocol):
 
     def claim(self, name: str) -> AbstractContextManager[None]:
         """Alone with the launch of this name; Refused when it is, or was, somebody else's."""
+
+    def account(self, base_url: str) -> str:
+        """Who asks this cloud, as a fingerprint."""
 
     def now(self) -> float:
         """Seconds since the epoch."""
@@ -111,6 +114,12 @@ class Real:
         from runner.world.ledger import only_launch
 
         return only_launch(self.ledger.parent, name)
+
+    def account(self, base_url: str) -> str:
+        """Of the address, and of the key from the environment."""
+        from runner.world.http import fingerprint
+
+        return fingerprint(base_url)
 
     def now(self) -> float:
         """Seconds since the epoch."""
@@ -216,4 +225,6 @@ def reply(transport: Transport, question: Question) -> Any:
         return transport.pause(question.seconds, question.line)
     if isinstance(question, Record):
         return transport.record(dict(question.entry))
+    if isinstance(question, Account):
+        return transport.account(question.base_url)
     return transport.now()

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import random
+import statistics
 import subprocess
 import sys
 import time
@@ -44,7 +45,7 @@ class Fleet:
     def __init__(self, folder: Path, cloud: SimulatorProcess) -> None:
         self.folder = folder
         self.cloud = cloud
-        self.usual_s = 0.8  # how long a launch takes here; kills fall anywhere into it
+        self.lasted_s = [0.8]  # how long launches took here; kills fall anywhere into them
         home = folder / "home"
         (home / ".ssh").mkdir(parents=True)
         key = home / ".ssh/id_ed25519"
@@ -140,8 +141,10 @@ def test_no_storm_and_no_kill_rents_twice_or_loses_a_machine(tmp_path: Path) -> 
 def one_launch(fleet: Fleet, alias: str, chance: random.Random, counts: Counter[str]) -> None:
     """Launch, perhaps killed, perhaps two at once; then look, and launch again."""
     launch = ["action=launch", "confirm=true", f"machine={alias}", "instance.regions=[us-west-1,us-east-1]"]
-    # some kills come when the launch is over already, more of them on a busy machine
-    kill_after = chance.random() * 1.1 * fleet.usual_s if chance.random() < 0.75 else None
+    # most launches are over soon, and a few look for long for what a lost answer left: both are killed
+    lately = fleet.lasted_s[-20:]
+    length_s = chance.choice((statistics.median(lately), statistics.mean(lately)))
+    kill_after = chance.random() * length_s if chance.random() < 0.75 else None
     jobs = [(launch, kill_after)]
     if chance.random() < 0.1:
         jobs.append((launch, None))
@@ -149,7 +152,7 @@ def one_launch(fleet: Fleet, alias: str, chance: random.Random, counts: Counter[
     started = time.monotonic()
     done = fleet.run(*jobs)
     if kill_after is None:
-        fleet.usual_s = 0.7 * fleet.usual_s + 0.3 * (time.monotonic() - started)
+        fleet.lasted_s.append(time.monotonic() - started)
     for code, text in done:
         counts["killed" if code == -9 else f"exit {code}"] += 1
         assert code in (0, 69, 75, 77, -9), text

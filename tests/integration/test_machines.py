@@ -400,7 +400,7 @@ def test_a_damaged_ledger_is_kept_aside_and_rebuilt_from_the_cloud(paper: Rentin
     assert paper.json(*LAUNCH)["steps"] == []
 
 
-@pytest.mark.parametrize("spoil", ["state", "state/launch.lock/x", "state/ledger.lock/x", "state/owner/x"])
+@pytest.mark.parametrize("spoil", ["state", "state/launch.lock/x", "state/ledger.lock/x"])
 def test_where_nothing_can_be_remembered_nothing_is_rented(paper: Renting, spoil: str) -> None:
     """A file where a folder has to be, or the other way round: also root cannot write there."""
     path = paper.folder / spoil
@@ -422,6 +422,19 @@ def test_a_ledger_that_cannot_be_read_is_said_aloud_and_nothing_is_rented(paper:
         )
     assert "the ledger cannot be read" in done.stdout
     assert paper.cloud.alive() == []
+
+
+def test_another_account_s_key_ends_no_machine_in_our_books(rent: Callable[..., Renting]) -> None:
+    paper = rent("none")
+    assert paper(*LAUNCH, "confirm=true").exit_code == 0
+    (ours,) = paper.json("action=status")["instances"]
+    other = rent("none", key="another_key")
+    done = other("action=status")
+    assert "No machine is rented" not in done.stdout and "another API key" in done.stdout, done
+    assert "Running: lambda" in done.stdout, "and every other verb goes on saying so"
+    assert other("action=terminate", "machine=lambda").exit_code == 64
+    assert "another_key" not in (paper.folder / "state/ledger.jsonl").read_text()
+    assert [i["id"] for i in paper.json("action=status")["instances"]] == [ours["id"]]
 
 
 def test_two_runners_that_launch_at_once_rent_one_machine(paper: Renting) -> None:

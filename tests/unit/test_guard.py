@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from runner.errors import UsageError
-from runner.facts.fact import Fact, Now
+from runner.facts.fact import Account, Fact, Now
 from runner.facts.lambda_cloud import Rented
 from runner.facts.ledger import Ledger, fold
 from runner.facts.machine import HeldFile, HeldRun, Holdings
@@ -299,6 +299,8 @@ def looked_again(desk: Desk, before: tuple[tuple[str, str], ...], now: Holdings 
         while True:
             if isinstance(question, Now):
                 given: Any = NOW
+            elif isinstance(question, Account):
+                given = "a1"
             else:
                 assert isinstance(question, Fact)
                 given = (desk.machine,) if isinstance(question.ask, Request) else now

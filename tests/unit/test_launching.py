@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from runner.errors import RunnerError, TryLater, Unreachable, UsageError
-from runner.facts.fact import Fact, Now, Pause, Record, Result
+from runner.facts.fact import Account, Fact, Now, Pause, Record, Result
 from runner.facts.lambda_cloud import (
     Rented,
     add_ssh_key_request,
@@ -70,6 +70,8 @@ class World:
     def reply(self, question: Any) -> Any:
         if isinstance(question, Now):
             return self.now
+        if isinstance(question, Account):
+            return "a1"
         if isinstance(question, Pause):
             self.now += question.seconds
             self.lines.append(question.line)
@@ -412,6 +414,19 @@ def test_a_machine_has_ended_when_it_is_no_longer_listed_whatever_was_answered(s
         assert world.ledger().ours == ()
     else:
         assert "billed" in " ".join(sent.error.hints)
+
+
+@pytest.mark.parametrize("num_gaps", [1, 2])
+def test_a_list_that_flaps_does_not_end_what_the_cloud_never_agreed_to_end(num_gaps: int) -> None:
+    world = World(0)
+    launch(world)
+    world.now += 300
+    post, get, gaps = world.post, world.get, [ok([])] * num_gaps
+    lost = Result(52, b"", b"RemoteProtocolError: no answer")
+    world.post = lambda request: lost if gaps else post(request)  # type: ignore[method-assign]
+    world.get = lambda path: gaps.pop() if gaps else get(path)  # type: ignore[method-assign]
+    assert ending(world).error is None
+    assert world.is_over(world.instances[0])
 
 
 def test_ending_what_is_gone_is_success() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from runner.errors import RunnerError, UsageError
-from runner.facts.fact import Fact, Now, Result
+from runner.facts.fact import Account, Fact, Now, Pause, Result
 from runner.freeze import load
 from runner.plan.plan import Request
 from runner.plan.settings import Settings
@@ -64,6 +64,7 @@ class World:
     leads_to: str = IP
     said: str | None = None
     cuda: int = 0
+    account: str = ""
     error: RunnerError | Result | None = None
 
     def settings(self, *words: str) -> Settings:
@@ -101,6 +102,10 @@ class World:
     def reply(self, question: Any) -> Any:
         if isinstance(question, Now):
             return NOW
+        if isinstance(question, Account):
+            return self.account
+        if isinstance(question, Pause):
+            return None
         assert isinstance(question, Fact)
         if isinstance(question.ask, Request):
             return question.read(self.http(question.ask))
@@ -279,6 +284,16 @@ def test_a_machine_that_is_gone_is_billed_no_longer(world: World) -> None:
     diagnosis = world.only()
     assert diagnosis.symptom == "a machine is gone"
     assert ID in diagnosis.evidence and "billed no longer" in diagnosis.cause
+
+
+def test_a_machine_of_another_key_is_not_taken_for_gone(world: World) -> None:
+    world.entries, world.instances, world.account = (
+        [entry("launched", NOW - 900, id=ID, account="a")],
+        [],
+        "b",
+    )
+    diagnosis = world.only()
+    assert diagnosis.symptom == "the key is another" and "may be running, and be billed" in diagnosis.cause
 
 
 def test_a_machine_that_is_being_ended_is_no_trouble(world: World) -> None:

@@ -1,6 +1,7 @@
 """What the verbs make of the cloud's list and the ledger on disk: whose machine, since when, gone or not."""
 
 import json
+import subprocess
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -8,18 +9,20 @@ from typing import Any
 import pytest
 
 from runner.errors import Refused, RunnerError, UsageError
-from runner.facts.fact import Fact, Now, Pause, Record, Result
+from runner.facts.fact import Account, Fact, Now, Pause, Record, Result
 from runner.facts.ledger import LEDGER, Ledger, read_ledger
 from runner.facts.owner import OWNER, owner
 from runner.freeze import load
 from runner.plan.command import Command
 from runner.plan.plan import Plan, Request
 from runner.plan.settings import Settings
+from runner.verbs.launch import launch
 from runner.verbs.status import Status, status
 from runner.verbs.terminate import terminate
 from runner.view.machines import running_lines
 from runner.view.paint import Paint
 from runner.view.text import report_text
+from runner.world.http import fingerprint
 from runner.world.ledger import append, only_launch
 
 ID = "1" * 32
@@ -36,6 +39,7 @@ class World:
         self.now = 1e6
         self.lists: list[list[dict[str, Any]]] = []  # the coming answers; the last one stays
         self.lines: list[str] = []
+        self.account = "first"
 
     def settings(self, *words: str) -> Settings:
         """As typed in the home folder."""
@@ -58,6 +62,8 @@ class World:
     def reply(self, question: Any) -> Any:
         if isinstance(question, Now):
             return self.now
+        if isinstance(question, Account):
+            return self.account
         if isinstance(question, Pause):
             self.now += question.seconds
             return self.lines.append(question.line)
@@ -89,11 +95,18 @@ class World:
         assert isinstance(report, Status)
         return report
 
+    def plan(self, *words: str) -> Plan:
+        """Of launch or terminate."""
+        verb = {"action=launch": launch, "action=terminate": terminate}[words[0]]
+        plan = self.ask(verb(self.settings(*words)))
+        assert isinstance(plan, Plan)
+        return plan
+
     def launched(self, name: str) -> None:
         """A launch of ours, asked for and answered."""
         price = {"type": "gpu_1x_a10", "region": "us-east-1", "usd_per_hour": 1.29}
-        self.write("intent", name=name, digest="p000000000000", **price)
-        self.write("launched", id=ID, name=name, **price)
+        self.write("intent", name=name, digest="p000000000000", account=self.account, **price)
+        self.write("launched", id=ID, name=name, account=self.account, **price)
 
 
 @pytest.fixture
@@ -183,3 +196,72 @@ def test_an_owner_that_a_disk_spoilt_is_made_anew(world: World) -> None:
     assert owner(world.settings()) == first
     with only_launch(world.state, f"lambda-0001-{first}"):
         assert (world.state / OWNER).read_text() == f"{first}\n"
+
+
+OURS = "lambda-0001-abcdef"
+
+
+def test_a_list_that_another_key_is_given_ends_no_machine(world: World) -> None:
+    """The key of a second account in the environment, while a machine of the first one runs."""
+    world.launched(OURS)
+    world.lists = [[row(OURS)]]
+    world.status()
+    world.account, world.lists, before = "second", [[]], world.ledger()
+    world.now += 9 * HOUR
+    report = world.status()
+    assert world.ledger() == before, "nothing is written of what this key cannot see"
+    assert report.document()["uncertain"] == [OURS]
+    text = report_text(report, Paint(False))
+    assert "No machine is rented" not in text and "rented with another API key" in text and "$1.29/h" in text
+    assert running_lines(world.ledger(), world.now)[0].startswith("Running: lambda")
+    assert "rented with another API key" in str(world.plan("action=launch").reason)
+    for machine in ((), (f"machine={OURS}",)):
+        with pytest.raises(UsageError, match="rented with another API key") as caught:
+            world.plan("action=terminate", *machine)
+        assert "LAMBDA_API_KEY" in caught.value.hints[0]
+    world.account = "first"
+    world.status()
+    assert world.ledger().ours == (), "its own key's list says that it is gone"
+
+
+def test_a_machine_that_a_new_key_of_the_account_shows_is_that_key_s_too(world: World) -> None:
+    world.launched(OURS)
+    world.account, world.lists = "new key", [[row(OURS)]]
+    assert world.status().document()["uncertain"] == []
+    world.lists = [[]]
+    world.status()
+    assert world.ledger().ours == ()
+
+
+def test_a_machine_whose_key_is_gone_for_good_can_be_forgotten(world: World) -> None:
+    world.launched(OURS)
+    world.account = "second"
+    (warning,) = world.status().warnings
+    line = warning[warning.index("sed -i.bak") :]
+    subprocess.run(["bash", "-c", line], cwd=world.home, check=True)
+    assert world.status().document()["uncertain"] == []
+
+
+def test_a_list_that_flaps_ends_no_machine_and_lets_none_be_rented(world: World) -> None:
+    world.launched(OURS)
+    world.lists = [[row(OURS)]]
+    world.status()
+    world.now += HOUR
+    for gap in (1, 2):
+        world.lists = [[]] * gap + [[row(OURS)]]
+        assert f"({ID}) is active" in str(world.plan("action=launch").reason)
+        world.lists = [[]] * gap + [[row(OURS)]]
+        assert len(world.status().instances) == 1
+    assert "gone" not in (world.state / LEDGER).read_text()
+    assert all("does not show" in line for line in world.lines)
+    world.lists = [[]]
+    world.status()
+    assert world.ledger().ours == (), "three lists without it are believed"
+
+
+def test_the_fingerprint_tells_accounts_apart_and_nothing_of_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAMBDA_API_KEY", "secret_a")
+    one = fingerprint("https://cloud/api/v1")
+    assert one == fingerprint("https://cloud/api/v1") != fingerprint("http://127.0.0.1/api/v1")
+    monkeypatch.setenv("LAMBDA_API_KEY", "secret_b")
+    assert fingerprint("https://cloud/api/v1") != one and "secret" not in one
