@@ -6,6 +6,7 @@ money and after its answer, so that whoever reads it later knows what may be run
 event       holds                                              means
 intent      name alias type region usd_per_hour digest account a launch is about to be asked for, or once more
 refused     name code type                                     this launch certainly came to nothing
+run         name run                                           a run is about to start on what ssh calls so
 doubt       name why                                           nobody knows; the name has to be looked for
 launched    name id alias type region usd_per_hour account     the machine is there
 settled     name                                               nothing of this name was rented
@@ -36,6 +37,14 @@ Entry = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class StartedRun:
+    """A run that was to be started on what ssh calls `name`; its folder here, absolute."""
+
+    name: str
+    folder: str
+
+
+@dataclass(frozen=True)
 class Machine:
     """A machine that we asked for, or that we saw. `id` is None while only its name is known."""
 
@@ -55,6 +64,7 @@ class Machine:
     was_listed: bool = False
     asked_at: float = 0.0  # when the cloud was last asked for it, or last left us without an answer
     accounts: frozenset[str] = frozenset()  # of the keys that asked for it or were shown it; empty: unknown
+    runs: tuple["StartedRun", ...] = ()  # since it was asked for, on this or another machine
     was_asked_for: bool = False  # by an intent of this ledger, not only known from the cloud's list
 
     @property
@@ -163,7 +173,7 @@ def entry_of(line: bytes) -> Entry | None:
         return None
     if not isinstance(entry, dict) or not isinstance(entry.get("at"), int | float):
         return None
-    needed = {"intent": "name", "refused": "name", "doubt": "name", "settled": "name"}
+    needed = {"intent": "name", "run": "name", "refused": "name", "doubt": "name", "settled": "name"}
     needed |= {"launched": "id", "seen": "id", "gone": "id"}
     key = needed.get(str(entry.get("event")))
     return entry if key and isinstance(entry.get(key), str) else None
@@ -238,6 +248,14 @@ def _nothing_came(machines: dict[str, Machine], entry: Entry) -> None:
         machines[entry["name"]] = replace(machine, until=entry["at"], usd_per_hour=0.0)
 
 
+def _run(machines: dict[str, Machine], entry: Entry) -> None:
+    """It may be on any of them: by which of its names a machine was called is seen when it matters."""
+    started = StartedRun(entry["name"], str(entry.get("run") or "unknown"))
+    for key, machine in machines.items():
+        if machine.is_alive:
+            machines[key] = replace(machine, runs=(*machine.runs, started))
+
+
 def _doubt(machines: dict[str, Machine], entry: Entry) -> None:
     """Nothing is known; it may come up for a while from now."""
     machine = machines.get(entry["name"])
@@ -271,6 +289,7 @@ def described(entry: Entry) -> Entry:
 FOLDS = {
     "intent": _intent,
     "refused": _nothing_came,
+    "run": _run,
     "doubt": _doubt,
     "launched": _launched,
     "settled": _nothing_came,

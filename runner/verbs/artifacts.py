@@ -68,10 +68,10 @@ is_one_of_two() {{
   brought | tr "[:upper:]" "[:lower:]" | sort | uniq -d | grep -q . &&
     differing <$new/theirs | tr "\\n\\0" "?\\n" | cut -d/ -f3- | grep .; }}
 missing() {{
-  for name in {names}; do
-    name=${{name//$'\\n'/?}}; brought | grep -qxF -e "$name" || brought | grep -qF -e "$name/" ||
-      echo "warning: of the artifact $name there is nothing on the machine"
-  done; }}
+  absent=; for name in {names}; do
+    name=${{name//$'\\n'/?}}
+    brought | grep -qxF -e "$name" || brought | grep -qF -e "$name/" || absent+=" $name"
+  done; [ -z "$absent" ] || echo "there is nothing on the machine of these artifacts:$absent"; }}
 mkdir -p {phase}/runs && cd {phase} && exec 9>>runs/.lock || exit
 flock 9 2>/dev/null || perl -e 'open(F, ">&=9") and flock(F, 2)'
 new=runs/.incoming; hopeless=; mkdir -p $new/files || exit

@@ -116,11 +116,13 @@ def no_answer(machine: Rented) -> str:
 
 def elsewhere(settings: Settings, seen: Seen, machine: Rented, held: Holdings) -> str:
     """The runs that were started from here and that the machine does not show: we look in a wrong place."""
-    there = {run.folder for run in held.runs}
     recorded = recorded_runs(settings, machine, seen.ledger)
     started = [f for f in recorded if (failed := failed_before_start(f)) is None or failed.exit_code == 255]
-    names = [str(folder.relative_to(settings.paths.root)) for folder in started]
-    astray = [name for name in names if name not in there]
+    astray = [
+        settings.paths.shown(folder)
+        for folder in started
+        if not any(ends_with(str(folder), run.folder) for run in held.runs)
+    ]
     if not astray:
         return ""
     return (

@@ -37,7 +37,15 @@ def recorded_runs(settings: Settings, machine: Rented, ledger: Ledger) -> list[P
     names = names_of(settings, machine, ledger.by_id(machine.id))
     log = settings.paths.research_log
     plans = [*sorted(log.glob("runs/*/plan.json")), *sorted(log.glob("*/runs/*/plan.json"))]
-    return [plan.parent for plan in plans if may_be_of(plan, names, machine, ledger)]
+    told = {plan.parent for plan in plans if may_be_of(plan, names, machine, ledger)}
+    return sorted(told | set(runs_in_ledger(names, ledger.by_id(machine.id))))
+
+
+def runs_in_ledger(names: Names, known: Machine | None) -> list[Path]:
+    """Those that the ledger tells of since the machine was asked for: of any research log, by any clock."""
+    called = names.own | names.aliases
+    folders = [Path(run.folder) for run in (known.runs if known else ()) if run.name in called]
+    return [folder for folder in folders if was_started(folder)]
 
 
 def names_of(settings: Settings, machine: Rented, known: Machine | None) -> Names:

@@ -10,6 +10,7 @@ from runner.facts.samples import members_result
 from runner.plan.command import Command
 from runner.plan.plan import Plan, Request, Step
 from runner.plan.result import MembersResult, PlanResult, StepResult
+from runner.plan.settings import LOCAL
 from runner.world import state
 from runner.world.screen import Screen
 from runner.world.transport import Transport, answer
@@ -29,6 +30,9 @@ def apply(plan: Plan, transport: Transport, screen: Screen, tell: Tell) -> PlanR
     """
     if any(isinstance(step.action, Command) for step in plan.steps):
         import runner.world.bash  # noqa: F401  now: an import that Ctrl-C broke in a step cannot be repeated
+    if plan.starts_run and plan.target.provider != LOCAL and transport.has_rented():
+        # before anything runs there: whoever ends a machine that does not answer has to know of it
+        transport.record({"event": "run", "name": plan.target.name, "run": plan.run_folder})
     state.claim_run(plan)
     done: list[StepResult] = []
     try:

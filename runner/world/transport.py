@@ -38,6 +38,9 @@ class Transport(Protocol):
     def record(self, entry: dict[str, Any]) -> None:
         """Keep an entry of the ledger."""
 
+    def has_rented(self) -> bool:
+        """Whether there is a ledger: something was asked of the cloud from here."""
+
     def claim(self, name: str) -> AbstractContextManager[None]:
         """Alone with the launch of this name; Refused when it is, or was, somebody else's."""
 
@@ -106,6 +109,10 @@ class Real:
         from runner.world.ledger import append
 
         append(self.ledger, entry | {"at": self.now()})
+
+    def has_rented(self) -> bool:
+        """Whether there is a ledger."""
+        return self.ledger is not None and self.ledger.exists()
 
     def claim(self, name: str) -> AbstractContextManager[None]:
         """By a lock beside the ledger, and by what the ledger says."""

@@ -552,6 +552,7 @@ def test_the_key_appears_nowhere(rent: Callable[..., Renting], tmp_path: Path) -
     assert len(re.findall(r'execve\("[^"]*/(?:ssh|curl|python[^/"]*)"', commands)) > 20
     assert CANARY not in commands
     assert not [done for done in said if CANARY in done.stdout + done.stderr]
+    assert '"run", "name": "lambda", "run": ' in (renting.folder / "state/ledger.jsonl").read_text()
     files = [path for path in tmp_path.rglob("*") if path.is_file() and not path.is_symlink()]
     assert {"ledger.jsonl", "known_hosts", "config", "plan.json", "log"} <= {path.name for path in files}
     assert not [path for path in files if CANARY.encode() in path.read_bytes()]

@@ -117,6 +117,19 @@ def test_a_clock_that_was_wrong_at_the_launch_hides_no_run(desk: Desk) -> None:
     assert desk.loss(None).unseen
 
 
+@pytest.mark.parametrize("name", ["lambda", "my-gpu", ID])
+def test_a_run_of_another_research_log_keeps_it_by_the_ledger_and_by_no_clock(desk: Desk, name: str) -> None:
+    folder = "/elsewhere/experiments/phase1-x/runs/0001-train"
+    run = {"event": "run", "at": LAUNCHED - 10**6, "name": name, "run": folder}
+    desk.machine = replace(desk.machine, name="my-gpu")
+    desk.entries = [run, *desk.entries]
+    assert desk.loss(None, f"machine={ID}") == Loss(), "of an earlier machine"
+    desk.entries = [*desk.entries, run]
+    assert "0001-train" in desk.loss(None, f"machine={ID}").unseen
+    assert folder[1:] in desk.loss(held(), f"machine={ID}").unseen
+    assert desk.loss(held(ended=["experiments/phase1-x/runs/0001-train"]), f"machine={ID}").reason is None
+
+
 def test_a_run_of_an_earlier_machine_of_the_same_alias_is_not_its(desk: Desk) -> None:
     desk.run(at=LAUNCHED - 3000)
     earlier = {"name": "lambda-0001-abcdef", "id": "1" * 32}
