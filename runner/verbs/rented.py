@@ -230,7 +230,7 @@ def other_key_hints(settings: Settings, machine: Machine) -> tuple[str, ...]:
     """What to do about a machine that only another key shows."""
     ledger = sh(settings.paths.shown(settings.paths.state / LEDGER)).text
     return (
-        f"To see it: export LAMBDA_API_KEY=… (the one of its launch), {own_line(settings, 'status')}",
+        "To see it: action=status with the LAMBDA_API_KEY and the cloud.base_url of its launch",
         "If that key is gone for good, and the cloud's console lists the machine no longer, forget it: "
         f"sed -i.bak /{machine.name}/d {ledger}",
     )

@@ -19,6 +19,7 @@ from runner.plan.settings import Settings
 from runner.verbs.launch import launch
 from runner.verbs.status import Status, status
 from runner.verbs.terminate import terminate
+from runner.verbs.wait import wait
 from runner.view.machines import running_lines
 from runner.view.paint import Paint
 from runner.view.text import report_text
@@ -219,6 +220,8 @@ def test_a_list_that_another_key_is_given_ends_no_machine(world: World) -> None:
         with pytest.raises(UsageError, match="rented with another API key") as caught:
             world.plan("action=terminate", *machine)
         assert "LAMBDA_API_KEY" in caught.value.hints[0]
+    with pytest.raises(UsageError, match="rented with another API key"):
+        world.ask(wait(world.settings("action=wait")))
     world.account = "first"
     world.status()
     assert world.ledger().ours == (), "its own key's list says that it is gone"
