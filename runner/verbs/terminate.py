@@ -1,6 +1,5 @@
 """terminate: the machine gone, and nothing of value with it; the only verb that ever ends a machine."""
 
-from runner.errors import UsageError
 from runner.facts.fact import Asking
 from runner.facts.lambda_cloud import Rented, terminate_request
 from runner.facts.ledger import Machine
@@ -21,7 +20,7 @@ def terminate(settings: Settings) -> Asking[Plan]:
     seen = yield from look(settings)
     if (gone := already_gone(settings, seen)) is not None:
         return nothing_to_end(settings, gone, seen.now)
-    machine = to_end(settings, seen)
+    machine = find(settings, seen)
     held = yield from holdings(settings, machine)
     loss = loss_of(settings, seen, machine, held)
     removal = removal_step(settings, machine)
@@ -75,19 +74,6 @@ def last_look(settings: Settings, plan: Plan) -> Asking[str | None]:
     now = witness(held, tuple(name for name, state in plan.witness if state == GIVEN_UP))
     changed = sorted({name for name, _ in set(now) ^ set(plan.witness)})
     return f"on the machine changed meanwhile: {listed(changed)}" if changed else None
-
-
-def to_end(settings: Settings, seen: Seen) -> Rented:
-    """The machine that is meant. UsageError for one that nobody launched from here and nobody named."""
-    machine = find(settings, seen)
-    known = seen.ledger.by_id(machine.id)
-    if settings.machine is None and not (known and known.is_ours):
-        raise UsageError(
-            f"{machine.name or machine.id} was not launched from here, as far as is on record: it may be "
-            "somebody else's. It runs on, and is billed.",
-            f"To end it all the same, name it: {own_line(settings, 'terminate', machine.id)}",
-        )
-    return machine
 
 
 def holdings(settings: Settings, machine: Rented, only_stamps: bool = False) -> Asking[Holdings | None]:
