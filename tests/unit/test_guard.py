@@ -12,20 +12,22 @@ from typing import Any
 
 import pytest
 
-from runner.errors import UsageError
-from runner.facts.fact import Account, Fact, Now
-from runner.facts.lambda_cloud import Rented
+from runner.consent import show_or_apply
+from runner.errors import Refused, UsageError
+from runner.facts.fact import Account, Fact, Now, Result
+from runner.facts.lambda_cloud import Rented, terminate_request
 from runner.facts.ledger import Ledger, fold
 from runner.facts.machine import HeldFile, HeldRun, Holdings
 from runner.facts.run import RunState, RunStatus
 from runner.freeze import load
-from runner.plan.plan import Effect, Plan, Request, Target
+from runner.plan.plan import Effect, Plan, Request, Step, Target
 from runner.plan.settings import Settings
 from runner.verbs.loss import Loss, loss_of
 from runner.verbs.remedy import Declared, remedies
 from runner.verbs.rented import Seen, find
 from runner.verbs.setup_ssh import removal_step
 from runner.verbs.terminate import last_look, witness
+from runner.view.paint import Paint
 
 NAME, ID, IP = "lambda-0002-abcdef", "2" * 32, "203.0.113.9"
 LAUNCHED, NOW = 1_000_000.0, 1_009_000.0
@@ -332,6 +334,38 @@ def test_what_changes_while_a_plan_is_made_keeps_the_machine(desk: Desk) -> None
     assert "ck/best.pt" in looked_again(desk, witness(before, ()), grew)
     assert "any more" in looked_again(desk, witness(before, ()), None)
     assert looked_again(desk, witness(Holdings(), ()), Holdings()) is None
+
+
+class Cloud:
+    """The world of a plan to end a machine: a list with the machine in it, and what else is asked for."""
+
+    def __init__(self, machine: Rented) -> None:
+        row = {"id": machine.id, "name": machine.name, "status": machine.status, "ip": machine.ip}
+        kind = {"name": machine.type, "price_cents_per_hour": 129}
+        self.row = row | {"region": {"name": machine.region}, "instance_type": kind}
+        self.sent: list[str] = []
+
+    def http(self, request: Request) -> Result:
+        """Everything but the list is on record."""
+        self.sent += [request.url] if request.method != "GET" else []
+        return Result(0, json.dumps({"data": [self.row]}).encode(), status=200)
+
+    def __getattr__(self, name: str) -> Any:
+        """The clock, the account and the like: something."""
+        return lambda *_: NOW if name == "now" else "account"
+
+
+def test_the_request_is_not_sent_after_a_last_look_that_refuses(desk: Desk) -> None:
+    desk.machine = replace(desk.machine, ip=None)
+    step = Step("terminate", terminate_request("https://cloud", ID), Effect.DESTROY)
+    basis, seen = (("machine", ID),), (("machine", "seen"),)
+    plan = Plan("terminate", Effect.DESTROY, Target("lambda", "lambda"), (step,), basis=basis, witness=seen)
+    settings = replace(desk.settings(), confirm=plan.digest)
+    cloud: Any = Cloud(desk.machine)
+    with pytest.raises(Refused) as caught:
+        show_or_apply(plan, settings, cloud, Paint(False), lambda: plan)
+    assert "any more" in caught.value.message and "billed" in caught.value.hints[0]
+    assert cloud.sent == []
 
 
 def test_a_run_that_is_given_up_alive_may_change_until_the_last_moment(desk: Desk) -> None:
