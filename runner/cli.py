@@ -12,7 +12,10 @@ from itertools import pairwise
 from pathlib import Path
 from traceback import print_exc
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from runner.errors import RunnerError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
@@ -57,27 +60,31 @@ def guarded(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except Exception as error:
-        return crashed(error)
+        if mistake := mistake_behind(error):
+            print(error_text(mistake, Paint(colourful(sys.stderr))), file=sys.stderr)
+            return mistake.exit_code
+        print_exc()
+        print("This is a bug of the runner. What ran until here is in the run's folder.", file=sys.stderr)
+        return 70
     except KeyboardInterrupt as interrupted:
         print("\nInterrupted.", file=sys.stderr)
         return 128 + (interrupted.args[0] if interrupted.args else signal.SIGINT)
 
 
-def crashed(error: Exception) -> int:
-    """The exit code of what nobody foresaw; but a Python without Hydra is one that nobody set up, and a
-    name beyond 255 bytes was typed."""
+def mistake_behind(error: Exception) -> "RunnerError | None":
+    """The person's mistake behind an error of Python's: nobody set it up, or a name is too long."""
+    from runner.errors import UsageError
+
     missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     if missing in ("hydra", "omegaconf"):
-        print(f"error: {sys.executable} has no {missing}: nobody set the runner up for it", file=sys.stderr)
-        print("  To set it up, and see it work: make demo", file=sys.stderr)
-        print("  Where that was done: .venv/bin/python -m runner", file=sys.stderr)
-        return 64
+        return UsageError(
+            f"{sys.executable} has no {missing}: nobody set the runner up for it",
+            "To set it up, and see it work: make demo",
+            "Where that was done: .venv/bin/python -m runner",
+        )
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-        print(f"error: {error.filename}: no file system takes a name that long", file=sys.stderr)
-        return 64
-    print_exc()
-    print("This is a bug of the runner. What ran until here is in the run's folder.", file=sys.stderr)
-    return 70
+        return UsageError(f"{error.filename}: no file system takes a name that long")
+    return None
 
 
 def on_interrupt(handle: Callable[[int, FrameType | None], None]) -> None:
@@ -136,7 +143,8 @@ def run(arguments: list[str]) -> int:
 
 
 def tell_running(settings: Any, now: float) -> None:
-    """The last lines of every answer: what is running, and at what price; where stdout is data, on stderr."""
+    """The last lines of every answer: what is running, and at what price; on stderr where stdout is data
+    or a job's output."""
     from runner.errors import RunnerError
     from runner.facts.ledger import read_ledger
 

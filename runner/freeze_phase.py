@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def phase_of(plain: Mapping[str, Any], choice: str) -> Phase | None:
 def _data(plain: Mapping[str, str | None]) -> Data:
     command, done = plain["command"], plain["done"]
     if not command or not done:
-        raise UsageError("phase.data: a command is needed, and the file that is there when it is done")
+        raise UsageError("phase.data needs both: command, and done, the file that is there afterwards")
     return Data(command, done)
 
 
@@ -64,12 +65,16 @@ def _below_phase(key: str, path: str) -> str:
     return path
 
 
+PATTERN = r"[*?]|\[.*\]"
+
+
 def _artifact(path: str) -> str:
     """A pattern would match nothing, and what it was meant for would stay on the machine unsaid."""
-    if re.search(r"[*?]|\[.*\]", path):
+    if re.search(PATTERN, path):
+        folder = "/".join(takewhile(lambda part: not re.search(PATTERN, part), path.split("/")))
         raise UsageError(
             f"phase.artifacts: {path!r} is a pattern, and artifacts are files and folders by name",
-            f"Name the folder: {path.rpartition('/')[0] or 'checkpoints'}/",
+            f"Name the folder: {folder}/" if folder else "Have them written into a folder, and name that",
         )
     return _below_phase("artifacts", path)
 

@@ -4,7 +4,7 @@ A run's folder on the machine holds, beside what the job puts there:
 
     token      which plan started it: a run starts once, however often it is asked to
     lock       held (flock) by the run's processes while one of them is alive; names those that keep it
-    pid        the job's process; its session holds all of its processes
+    pid        the job's process
     log        everything the job printed
     exit_code  written last and at once; without it and without a holder of the lock the run is lost
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from runner.executors.base import STOP, Submission, written
 from runner.facts.fact import Fact
 from runner.facts.research_log import RunPaths
-from runner.facts.run import ANOTHERS, NO_RUN, STATE, RunStatus, read_state, token_in
+from runner.facts.run import ANOTHERS, NO_RUN, STATE, RunStatus, named, read_state, token_in
 from runner.plan.command import Command, below, home_or_path, quote, sh, spell
 from runner.plan.plan import Effect, Step
 from runner.plan.route import Route
@@ -175,7 +175,7 @@ class Ssh:
             activate = Command(f"{{ [ ! -e {below_text(self.venv, 'bin/activate')} ] || {activate.text}; }}")
         lines = [
             f"mkdir -p {spell(self.root)} && cd {spell(self.root)} || exit",
-            named(submission),
+            named(submission.paths.folder, token_of(submission)),
             "PATH=~/.local/bin:$PATH",
             *(['eval "$(cat)"'] if submission.secrets else []),
             f"job() {{ {activate.text} && exec {submission.command.text}; }}",
@@ -222,8 +222,8 @@ class Ssh:
         )
 
     def _at_run(self, paths: RunPaths, token: str, body: str) -> Command:
-        named = f"run={quote(str(paths.folder))}; token={token}"
-        return Command(f"cd {spell(self.root)} || exit {NO_RUN}; {named}\n{body}")
+        there = f"cd {spell(self.root)} || exit {NO_RUN}; {named(paths.folder, token)}"
+        return Command(f"{there}\n{body}")
 
     def _token(self, paths: RunPaths) -> str:
         return token_in(self.home / paths.folder)
@@ -253,15 +253,10 @@ class Ssh:
         )
 
 
-def named(submission: Submission) -> str:
-    """Which run is meant, and which plan's, in words that the texts above use."""
-    return f"run={quote(str(submission.paths.folder))}; token={token_of(submission)}"
-
-
 def refused(submission: Submission, quietly: bool = False) -> str:
     """bash for the root on the machine: exit code 77 where the run's name is another plan's."""
     what = f"if {ANOTHERS}; then exit 77; fi" if quietly else REFUSE
-    return f"{named(submission)}\n{what}"
+    return f"{named(submission.paths.folder, token_of(submission))}\n{what}"
 
 
 def newest_link(paths: RunPaths) -> Command:

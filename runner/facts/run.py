@@ -7,6 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from runner.facts.fact import Result
+from runner.plan.command import quote
 
 
 class RunState(StrEnum):
@@ -54,6 +55,16 @@ def read_state(result: Result) -> RunStatus:
     return RunStatus(RunState(said[0]), code, is_anothers="anothers" in said)
 
 
+# The head of what is asked of a machine about a run: which is meant, and which plan's.
+NAMED = "run={run}; token={token}"
+TOKEN = re.compile(NAMED.partition("{run}")[2].format(token="([0-9a-f]{12})") + "\n")
+
+
+def named(run: object, token: str) -> str:
+    """`$run` and `$token` for the texts above; `token_in` reads them again."""
+    return NAMED.format(run=quote(str(run)), token=token)
+
+
 def token_in(folder: Path) -> str:
     """The token with which the plan in a run's folder here asked for its start; empty where none is known."""
     try:
@@ -62,6 +73,3 @@ def token_in(folder: Path) -> str:
         return match[1] if (match := TOKEN.search(started)) else ""
     except (OSError, ValueError, LookupError, TypeError, StopIteration):
         return ""
-
-
-TOKEN = re.compile(r"; token=([0-9a-f]{12})\n")

@@ -8,6 +8,7 @@ from runner.plan.command import Command, home_or_path
 from runner.plan.route import route_of
 from runner.plan.settings import Settings
 from runner.verbs.diagnosis import Diagnosis
+from runner.verbs.installing import overrides_for
 from runner.verbs.own_line import own_line
 
 NUM_SHOWN = 5
@@ -18,7 +19,7 @@ def drift(settings: Settings) -> Asking[tuple[Diagnosis, ...]]:
     if settings.phase is None:
         return ()
     lock = lock_of(settings, settings.phase)
-    overridden = tuple(distribution(line) for _, lines in settings.instance.overrides for line in lines)
+    overridden = tuple(map(distribution, overrides_for(settings, settings.phase)))
     ask = here(settings) if settings.instance.is_local else there(settings)
     found: Drift | None = yield Fact(ask, lambda result: read_drift(result, lock, overridden))
     if found is None or found.is_none:

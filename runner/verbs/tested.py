@@ -5,11 +5,11 @@ from dataclasses import replace
 
 from runner.plan.plan import Plan
 from runner.plan.settings import Phase, Settings
-from runner.verbs.own_line import PLACES, line_of
+from runner.verbs.own_line import MACHINE, line_of
 
 # What a preflight depends on; the values of a job or a sweep are not among it.
 OF_PREFLIGHT = re.compile(
-    rf"({PLACES.pattern}|phase|\+?phase\.(deps|source|preflight)[\w.-]*)=.*",
+    rf"({MACHINE.pattern}|phase|\+?phase\.(deps|source|preflight)[\w.-]*)=.*",
     re.DOTALL,
 )
 

@@ -32,7 +32,7 @@ LAYERS = (
     ("runner.world",),
     ("runner",),  # cli, consent, hydra_flags, and what stands beside them
 )
-# These four turn words into Settings: beside the facts, and used by nothing below the top.
+# Who may have an effect: the world, and those at the top that set it to work.
 MAY_ACT = ("runner.world", "runner.cli", "runner.consent", "runner.hydra_flags")
 EFFECTS = {
     "subprocess",
@@ -137,7 +137,7 @@ def test_functions_are_short_and_modules_say_what_they_are(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_heavy_packages_are_imported_where_they_are_used(path: Path) -> None:
-    heavy = {"httpx", "fabric", "invoke", "paramiko", "rich", "yaml", "uv"}
+    heavy = {"httpx", "fabric", "invoke", "paramiko", "yaml", "uv"}
     at_import = {module.split(".")[0] for module, eager in imports(path) if eager}
     # an effect's own module is itself imported only when a plan is applied, and what looks into a YAML
     # file's lines only when one is wrong, or for `discover`

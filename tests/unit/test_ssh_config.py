@@ -80,7 +80,14 @@ def test_a_block_is_replaced_wherever_it_stands(before: bytes, after: bytes) -> 
     old = before + block() + after
     newer = block(key="fractal-2", ip="203.0.113.10")
     new = with_block(old, newer, "lambda", "fractal-2").applied(old)
-    assert new in (newer + before + after, newer + before + b"Host *\n" + after)
+    assert new == newer + without_block(old, "fractal-1").applied(old)
+
+
+@given(configurations(), configurations())
+def test_a_block_leaves_nothing_but_a_line_for_all_hosts(before: bytes, after: bytes) -> None:
+    before = before if before.endswith(b"\n") or not before else before + b"\n"
+    left = without_block(before + block() + after, "fractal-1").applied(before + block() + after)
+    assert left in (before + after, before + b"Host *\n" + after)
 
 
 @pytest.mark.parametrize(
