@@ -75,11 +75,11 @@ def test_on_a_real_machine_each_trouble_is_found_and_its_remedy_mends_it(
     machine = renting.cloud.machine(instance.id)
     assert renting.json("action=doctor")["diagnoses"] == []
 
-    if machine.has_cuda:
-        machine.set_gpu(cuda=802)
-        found = only(renting)
-        assert (found["symptom"], "action=terminate" in found["remedy"]) == ("CUDA error 802", True)
-        machine.set_gpu(cuda=0)
+    assert machine.has_cuda, "a C compiler is needed to make the machine's CUDA: gcc, libc6-dev"
+    machine.set_gpu(cuda=802)
+    found = only(renting)
+    assert (found["symptom"], "action=terminate" in found["remedy"]) == ("CUDA error 802", True)
+    machine.set_gpu(cuda=0)
 
     (machine.inside / "etc/host_key").unlink()
     make_key(machine.inside / "etc/host_key", "another")

@@ -130,7 +130,8 @@ def test_a_machine_from_nothing_to_nothing(rent: Callable[..., Renting]) -> None
     )
     run = f"{phase}/runs/0001-train"
     measured = '{"step": 200, "loss": 0.25, "samples_per_second": 424.2}'
-    renting.ssh(f"echo t >{run}/token; printf 'checkpoints/\\0' >{run}/artifacts; touch -d '-9 seconds' {run}/token")
+    renting.ssh(f"printf 'checkpoints/\\0' >{run}/artifacts")
+    renting.ssh(f"echo t >{run}/token; touch -d '-9 seconds' {run}/token")
     renting.ssh(f"echo '{measured}' >{run}/metrics.jsonl; touch -d '-5 seconds' {run}/metrics.jsonl")
     renting.ssh(f"echo 0 >{run}/exit_code")
     (instance,) = renting.json("action=status")["instances"]
