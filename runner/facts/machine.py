@@ -72,7 +72,7 @@ holds_runs() {
   [ ! -L "$1" ] && [ ! -L "${1%/*}" ] && tokens=("$1"/runs/*/token) && [ ${#tokens[@]} != 0 ]; }
 left() {
   for name in "$1"/*; do case "${name##*/}" in
-    token|token.new|lock|pid|exit_code|exit_code.new|artifacts|abandoned) ;;
+    token|token.new|lock|pid|exit_code|exit_code.new|artifacts|abandoned|reserved) ;;
     *) printf "%s\\0" "./runs/${1##*/}/${name##*/}";; esac; done
   while IFS= read -r -d "" name; do printf "./%s\\0" "${name%/}"; done <"$1"/artifacts; }
 is_alive() { [ -e "$1"/lock ] && ! flock -n -s "$1"/lock true; }
