@@ -150,7 +150,8 @@ free() { [ ! -e "$run"/lock ] || (
 # the group that all of a run has to itself: TERM to all of its processes, then KILL to those that are
 # left. Its processes are those who hold the lock, all below them and all of their group, wherever they
 # went meanwhile. The last line of the lock names the three that end by themselves: the keeper, who
-# writes the exit code; the leader of the group; tee.
+# writes the exit code; the leader of the group; tee. They are frozen while they are counted, so that
+# none starts another behind our back. One that has just begun is waited for until it says who it is.
 STOP = """\
 holders() {
   if [ -d /proc/self/fd ]; then
@@ -169,12 +170,23 @@ members() { { echo $(holders) $all; ps -A -o pid= -o ppid= -o $by= -o stat=; } |
         for (q = p; q > 1 && q in up && q != tee; q = up[q])
           if (q in ours || group && of[q] == group) is = 1
         if (is && q != tee && p != keeper && p != leader && (up[p] != keeper || p == job)) print p
-      } }'; }
+      } }' | sort -n; }
+end_all() {
+  trap "" INT TERM HUP
+  for _ in 1 2 3 4 5; do
+    now=$(members); [ "$now" != "$all" ] || break
+    all=$now; kill -STOP $all
+  done
+  kill -TERM $all; kill -CONT $all
+  trap - INT TERM HUP; }
 over() { [ -e "$run"/exit_code ] || free; }
-job=$(cat "$run"/pid); read -r keeper leader tee < <(tail -n 1 "$run"/lock)
-[ -n "$keeper" ] || leader=$(ps -o ppid= -p "$job" | tr -d " ") keeper=$leader
 over || {
-  all=$(members); kill -TERM $all; end=$((SECONDS+10))
+  for _ in $(seq 30); do
+    read -r keeper leader tee < <(tail -n 1 "$run"/lock); job=$(cat "$run"/pid)
+    [ -z "$keeper" ] || [ -z "$job" ] || break; sleep 0.1
+  done
+  [ -n "$keeper" ] || leader=$(ps -o ppid= -p "$job" | tr -d " ") keeper=$leader
+  end_all; end=$((SECONDS+10))
   while left=$(members); [ -n "$left" ] && [ $SECONDS -lt $end ]; do sleep 0.1; done
   while [ $SECONDS -lt $((end+10)) ]; do
     [ -z "$left" ] || kill -KILL $left

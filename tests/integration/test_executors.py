@@ -3,8 +3,10 @@
 import io
 import json
 import os
+import random
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 from uuid import uuid4
@@ -44,16 +46,16 @@ NAMED = [
 ]
 
 
-# A job that leaves TERM to others, with children in its group, in a session of their own, and orphaned.
-DEAF = """
+# A job with children in its group, in a session of their own, and orphaned; and one that ignores TERM.
+FAMILY = """
 import signal, subprocess, time
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
 for is_alone in (True, False):
     subprocess.Popen(["sleep", "SECONDS"], start_new_session=is_alone)
 subprocess.run(["bash", "-c", "sleep SECONDS >/dev/null 2>&1 &"])
-print("deaf")
+print("up")
 time.sleep(99)
 """
+DEAF = FAMILY.replace("time\n", "time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n", 1)
 
 
 # On a machine so loaded that detaching takes 1 s, and where a start is given up after less.
@@ -122,8 +124,6 @@ class ExecutorSuite:
 
     def started(self, code: str) -> RunPaths:
         """A job in the background, once it has said something."""
-        import threading
-
         paths = self.paths()
         threading.Thread(target=self.python, args=(code, paths), daemon=True).start()
         deadline = time.monotonic() + 30
@@ -189,6 +189,20 @@ class ExecutorSuite:
         assert self.take(self.executor.stop(paths)) == 0
         assert num_sleeping(seconds) == 0
         assert self.ended(paths) == 137
+
+    @pytest.mark.soak
+    def test_stopped_at_any_moment_nothing_of_a_run_is_left(self) -> None:
+        for _ in range(soak_size(100, 1)):
+            seconds, paths = a_time(), self.paths()
+            job = threading.Thread(target=self.python, args=(FAMILY.replace("SECONDS", seconds), paths))
+            job.start()
+            while self.state(paths).state is not RunState.RUNNING:
+                time.sleep(0.02)
+            time.sleep(random.uniform(0, 0.4))
+            assert self.take(self.executor.stop(paths)) == 0
+            assert num_sleeping(seconds) == 0
+            job.join(timeout=30)
+            assert self.ended(paths) == 143
 
     def test_who_is_left_behind_on_its_output_does_not_keep_the_run_from_ending(self) -> None:
         seconds = a_time()
