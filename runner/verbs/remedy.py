@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from runner.facts.lambda_cloud import Rented
 from runner.facts.machine import HeldFile
 from runner.facts.research_log import is_product
-from runner.plan.command import sh
+from runner.plan.command import home_or_path, sh
+from runner.plan.route import Route
 from runner.plan.settings import Settings
 from runner.verbs.loss import UNREACHABLE, Loss
 from runner.verbs.own_line import own_line
 from runner.verbs.rented import alias_for
 
-FEW = 5  # names that a command line lists; more of them are named by their folders
+FEW = 5  # files that a command line lists; more of them are named by their folders
 IN_RUN = re.compile(r"runs/(?P<run>[^/]+)(?P<rest>/.*)?")
 
 
@@ -36,7 +37,7 @@ def remedies(
         *where.copies(loss),
         *hopeless(loss),
     ]
-    return (*dict.fromkeys(lines), f"to accept the loss: discard=[{', '.join(named(loss))}]")
+    return (*dict.fromkeys(lines), f"to accept the loss: {where.giving_up(named(loss))}")
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,10 @@ class Where:
         phase = (f"phase={self.declared[folder].choice}",) if folder else ()
         which = self.machine.name or self.machine.id
         return own_line(self.settings, action, which, *phase, *kind_of(self.settings, self.machine), *more)
+
+    def giving_up(self, words: list[str]) -> str:
+        """The command line that ends the machine all the same."""
+        return self.line("terminate", None, f"discard=[{', '.join(words)}]")
 
     def waits(self, loss: Loss) -> list[str]:
         """For runs that are alive: their end."""
@@ -87,19 +92,14 @@ class Where:
 
     def copies(self, loss: Loss) -> list[str]:
         """For what belongs to no phase that is known here: rsync itself."""
-        at = self.settings.remote.root.removeprefix("~/")
-        config = () if self.settings.ssh.is_default else ("-e", f"ssh -F {self.settings.ssh.config}")
-        return [
-            "to bring it home: "
-            + sh(
-                *("rsync", "-aR", *config),
-                f"{alias_for(self.settings, self.machine)}:{at}/./{folder}/{name}",
-                f"{self.settings.paths.root}/",
-            ).text
-            for folder, names in self.by_folder(loss).items()
-            if self.phase_in(folder) is None
-            for name in names
-        ]
+        config = None if self.settings.ssh.is_default else self.settings.ssh.config
+        route = Route(alias_for(self.settings, self.machine), config)
+        there = sh("cd", home_or_path(self.settings.remote.root))
+        rsync = route.rsync("-arR", "--from0", "--files-from=-", there=there).text
+        fetch = f"{rsync} {route.far} {sh(f'{self.settings.paths.root}/').text}"
+        strangers = {f: names for f, names in self.by_folder(loss).items() if self.phase_in(f) is None}
+        listed = [sh("printf", r"%s\0", *(f"{f}/{n}" for n in names)).text for f, names in strangers.items()]
+        return [f"to bring it home: {names} | {fetch}" for names in listed]
 
     def by_folder(self, loss: Loss) -> dict[str, list[str]]:
         """Folder of runs → the files in it that can be fetched; where they are many, what they are in."""
@@ -164,8 +164,7 @@ def named(loss: Loss) -> list[str]:
     files = [file.path for file in loss.files]
     if len(runs) + len(files) > FEW:
         files = list(dict.fromkeys(folder_of(path) for path in files))
-    words = [*([UNREACHABLE] if loss.unseen else []), *dict.fromkeys([*runs, *files])]
-    return [*words[:FEW], *(["…"] if len(words) > FEW else [])]
+    return [*([UNREACHABLE] if loss.unseen else []), *dict.fromkeys([*runs, *files])]
 
 
 def folder_of(path: str) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shlex
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -258,14 +259,15 @@ def told(desk: Desk, files: Iterable[str] = (), alive: Iterable[str] = ()) -> li
     """What a refusal says to type, without its last line, which accepts the loss."""
     loss = desk.loss(held(files, alive=alive))
     *lines, last = remedies(desk.settings(), desk.machine, loss, DECLARED)
-    assert last.startswith("to accept the loss: discard=[")
     assert loss_of_words(desk, files, alive, last).reason is None
     return lines
 
 
 def loss_of_words(desk: Desk, files: Iterable[str], alive: Iterable[str], line: str) -> Loss:
     """What is left when the last line is typed as it was shown."""
-    return desk.loss(held(files, alive=alive), line.removeprefix("to accept the loss: "))
+    typed = shlex.split(line.removeprefix("to accept the loss: "))
+    assert "action=terminate" in typed
+    return desk.loss(held(files, alive=alive), typed[-1])
 
 
 def test_what_no_backup_brings_has_a_command_of_its_own(desk: Desk) -> None:
@@ -282,9 +284,21 @@ def test_a_log_of_a_run_that_was_not_started_here_is_fetched_as_a_file(desk: Des
     assert "action=backup" in line and "phase.artifacts=[runs/0001-train/log]" in line
 
 
-def test_what_belongs_to_no_phase_here_is_copied(desk: Desk) -> None:
-    (line,) = told(desk, ["experiments/phase1-x/ck/a b.pt"])
-    assert "rsync -aR" in line and "'lambda:Fractal/./experiments/phase1-x/ck/a b.pt'" in line
+def test_what_belongs_to_no_phase_here_is_copied(desk: Desk, tmp_path: Path) -> None:
+    """The line is carried out, by an ssh that has its machine in a folder."""
+    there, here = tmp_path / "machine", desk.settings().paths.root
+    name = "experiments/phase1-x/ck/it's a $(touch no) \n.pt"
+    (there / "Fractal" / name).parent.mkdir(parents=True)
+    (there / "Fractal" / name).write_text("weights")
+    ssh = tmp_path / "bin/ssh"
+    ssh.parent.mkdir()
+    reach = f'until [ "$1" = lambda ]; do shift; done; shift; HOME={there}; cd && eval "$*"'
+    ssh.write_text(f"#!/bin/bash\n{reach}\n")
+    ssh.chmod(0o755)
+    (line,) = told(desk, [name])
+    command = line.removeprefix("to bring it home: ")
+    subprocess.run(["bash", "-c", command], check=True, env={"PATH": f"{ssh.parent}:{os.environ['PATH']}"})
+    assert (here / name).read_text() == "weights"
 
 
 def test_a_run_that_is_alive_can_be_waited_for(desk: Desk) -> None:
