@@ -117,7 +117,7 @@ def check_unchanged(plan: Plan, settings: Settings, transport: Transport) -> Non
         raise Refused(
             f"{plan.action} is refused: {why}",
             "Nothing was ended: the machine runs on, and is billed. To see the plan as it is now:",
-            own_line(settings, plan.action, None, *discarding(settings)),
+            own_line(settings, plan.action, *discarding(settings)),
         )
 
 

@@ -60,13 +60,13 @@ def up(settings: Settings) -> Asking[Plan]:
     follow = (
         Step(
             "wait",
-            Command(own_line(settings, "wait", wanted.name)),
+            Command(own_line(settings, "wait", machine=wanted.name)),
             Effect.READ,
             reason="until ssh answers and CUDA works; it is billed meanwhile",
         ),
         Step(
             "setup-ssh",
-            Command(own_line(settings, "setup-ssh", wanted.name) + " confirm=true"),
+            Command(own_line(settings, "setup-ssh", machine=wanted.name) + " confirm=true"),
             reason=f"ssh {wanted.alias} in every terminal",
         ),
     )
@@ -250,7 +250,7 @@ def launch_plan(settings: Settings, wanted: Wanted, action: str) -> Plan:
         details=launch_details(settings, wanted),
         notes=wanted.notes,
         patience_s=settings.wait_for_capacity_s or 0.0,
-        then=own_line(settings, "wait", wanted.name),
+        then=own_line(settings, "wait", machine=wanted.name),
     )
 
 

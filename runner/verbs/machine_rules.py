@@ -139,7 +139,7 @@ def launch_line(settings: Settings, refusal: Refusal, *more: str) -> str:
         if refusal.type not in known:
             return own_line(settings, "available")
         more = (f"instance={refusal.type}", *more)
-    return own_line(settings, "launch", alias, *more)
+    return own_line(settings, "launch", *more, machine=alias)
 
 
 def of_keys(settings: Settings, keys: tuple[SshKey, ...]) -> Iterator[Diagnosis]:
@@ -177,11 +177,11 @@ def of_machine(
     if machine.status == "terminating":
         return ()
     if machine.status in NO_USE:
-        end = own_line(settings, "terminate", name)
+        end = own_line(settings, "terminate", machine=name)
         cause = f"{NO_USE[machine.status]}; {price}"
         return (Diagnosis("the machine is of no use", f"{name} is {machine.status}", cause, end),)
     if machine.ip is None:
-        wait = own_line(settings, "wait", name)
+        wait = own_line(settings, "wait", machine=name)
         return (Diagnosis("no address yet", f"{name} is {machine.status}", f"it is starting; {price}", wait),)
     alias = alias_for(settings, machine)
     config = None if settings.ssh.is_default else settings.ssh.config
@@ -193,7 +193,7 @@ def of_machine(
     if cuda.works or cuda.code is None:
         return ()
     cause = f"the host's fault: on such a machine the GPU never works; {price}"
-    end = own_line(settings, "terminate", name)
+    end = own_line(settings, "terminate", machine=name)
     return (Diagnosis(f"CUDA error {cuda.code}", f"{name}: cuInit returned {cuda.code}", cause, end),)
 
 
@@ -221,7 +221,7 @@ def of_way(settings: Settings, machine: Rented, way: Way, keys: tuple[SshKey, ..
     """Why ssh does not get there."""
     name, alias = machine.name or machine.id, alias_for(settings, machine)
     if way.leads_to != machine.ip:
-        return of_address(settings, machine, way, own_line(settings, "setup-ssh", name))
+        return of_address(settings, machine, way, own_line(settings, "setup-ssh", machine=name))
     if way.said is None:
         return None
     what = f"ssh {alias}: {way.said[-300:]}"
@@ -235,7 +235,7 @@ def of_way(settings: Settings, machine: Rented, way: Way, keys: tuple[SshKey, ..
         "it is still starting, or was shut down inside, or a firewall rule is in the way (TCP 22); "
         f"{BILLED}, ${machine.usd_per_hour:.2f}/h"
     )
-    return Diagnosis("the machine does not answer ssh", what, cause, own_line(settings, "wait", name))
+    return Diagnosis("the machine does not answer ssh", what, cause, own_line(settings, "wait", machine=name))
 
 
 def of_address(settings: Settings, machine: Rented, way: Way, setup: str) -> Diagnosis:
@@ -259,7 +259,7 @@ def of_wrong_key(settings: Settings, machine: Rented, what: str, keys: tuple[Ssh
     own = own_publics(settings)
     right = next((own[key.public] for key in theirs if key.public in own), None)
     if right is not None:
-        setup = own_line(settings, "setup-ssh", name, f"ssh.identity={right}")
+        setup = own_line(settings, "setup-ssh", f"ssh.identity={right}", machine=name)
         return Diagnosis("the wrong ssh key", what, f"{cause}; it should be {right}", setup)
     cause += f"; nobody here has it, so it has to be ended where it is, or here; {BILLED}"
-    return Diagnosis("the wrong ssh key", what, cause, own_line(settings, "terminate", name))
+    return Diagnosis("the wrong ssh key", what, cause, own_line(settings, "terminate", machine=name))

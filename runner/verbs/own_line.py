@@ -22,7 +22,7 @@ SUBJECT = re.compile(rf"{MACHINE.pattern}|machine|\+*phase(\.(?!jobs\.)\w+)*")
 GENERIC = re.compile(r"(?<![\w/])python -m runner(?P<words>( [\w.]+=\S+)*)$")
 
 
-def own_line(settings: Settings, action: str, machine: str | None = None, *more: str) -> str:
+def own_line(settings: Settings, action: str, *more: str, machine: str | None = None) -> str:
     """`python -m runner action=… machine=… …`; `more` takes the place of what was typed for the same keys."""
     words = [f"action={action}", *([f"machine={machine}"] if machine else [])]
     said = {key_of(word) for word in (*words, *more)} | set(OF_ONE_VERB)

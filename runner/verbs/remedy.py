@@ -52,7 +52,8 @@ class Where:
         """The runner's own command line about a phase on this machine."""
         phase = (f"phase={self.declared[folder].choice}",) if folder else ()
         which = self.machine.name or self.machine.id
-        return own_line(self.settings, action, which, *phase, *kind_of(self.settings, self.machine), *more)
+        words = (*phase, *kind_of(self.settings, self.machine), *more)
+        return own_line(self.settings, action, *words, machine=which)
 
     def giving_up(self, words: list[str]) -> str:
         """The command line that ends the machine all the same."""

@@ -239,7 +239,7 @@ def other_key_hints(settings: Settings, machine: Machine) -> tuple[str, ...]:
 def rent_line(settings: Settings) -> str:
     """The command line that launches a machine; of a small kind, where none was said."""
     kind = ("instance=gpu_1x_a10",) if settings.instance.is_local else ()
-    return own_line(settings, "launch", None, *kind)
+    return own_line(settings, "launch", *kind)
 
 
 def alias_for(settings: Settings, instance: Rented) -> str:

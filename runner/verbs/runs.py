@@ -110,7 +110,7 @@ def check_started(settings: Settings, started: Started) -> None:
     failed = failed_before_start(started.folder)
     if failed is None or (started.folder / "log").exists():
         return
-    doctor = own_line(settings, "doctor", None, f"run={started.name.partition('-')[0]}")
+    doctor = own_line(settings, "doctor", f"run={started.name.partition('-')[0]}")
     raise NeverStarted(
         failed.exit_code,
         f"{started.name} never started, so it has no log: its step {failed.name} ended with exit code "
@@ -182,7 +182,7 @@ def no_run(settings: Settings, folders: list[Path]) -> UsageError:
             f"run={settings.run}: {where} has no such run", *choices(settings.run, names, "Runs")
         )
     named = () if settings.phase else ("phase=NAME",)
-    return UsageError(f"{where} has no runs yet", f"Start one: {own_line(settings, 'JOB', None, *named)}")
+    return UsageError(f"{where} has no runs yet", f"Start one: {own_line(settings, 'JOB', *named)}")
 
 
 def target_in(folder: Path, otherwise: Target) -> Target:

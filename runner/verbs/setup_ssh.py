@@ -33,7 +33,7 @@ def setup_ssh(settings: Settings) -> Asking[Plan]:
     if machine.ip is None:
         raise TryLater(
             f"{machine.name or machine.id} is {machine.status} and has no address yet; it is billed",
-            f"To wait for it: {own_line(settings, 'wait', machine.id)}",
+            f"To wait for it: {own_line(settings, 'wait', machine=machine.id)}",
         )
     alias = alias_for(settings, machine)
     file = read_ssh_file(settings.ssh.config)

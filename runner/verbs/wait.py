@@ -127,7 +127,7 @@ def check_alive(settings: Settings, machine: Rented) -> None:
         )
     raise CheckFailed(
         f"{name} is {machine.status}, will never be usable, and is billed at ${machine.usd_per_hour:.2f}/h",
-        f"End it: {own_line(settings, 'terminate', machine.name or machine.id)}",
+        f"End it: {own_line(settings, 'terminate', machine=machine.name or machine.id)}",
         f"Then another: {rent_line(settings)}",
     )
 
@@ -143,7 +143,7 @@ def check_cuda(settings: Settings, boot: Boot, now: float) -> None:
     raise CheckFailed(
         f"{machine.name or machine.id} answers ssh, and its GPU does not work: {what}",
         f"It is billed at ${machine.usd_per_hour:.2f}/h. End it: "
-        f"{own_line(settings, 'terminate', machine.name or machine.id)}",
+        f"{own_line(settings, 'terminate', machine=machine.name or machine.id)}",
         "Then launch another; a restart seldom helps.",
     )
 
@@ -156,8 +156,8 @@ def check_time(settings: Settings, seen: Seen, boot: Boot, started: float) -> No
     raise TryLater(
         f"{progress(settings, seen, boot)}: not usable after {limit / 60:g} min",
         f"It is not gone, and it is billed at ${boot.instance.usd_per_hour:.2f}/h.",
-        f"Go on waiting: {own_line(settings, 'wait', boot.instance.name or boot.instance.id)}",
-        f"Or end it: {own_line(settings, 'terminate', boot.instance.name or boot.instance.id)}",
+        f"Go on waiting: {own_line(settings, 'wait', machine=boot.instance.name or boot.instance.id)}",
+        f"Or end it: {own_line(settings, 'terminate', machine=boot.instance.name or boot.instance.id)}",
     )
 
 
@@ -181,6 +181,6 @@ def waited(settings: Settings, seen: Seen, boot: Boot, started: float) -> Waited
     """The report of success."""
     known = seen.ledger.by_id(boot.instance.id)
     dollars = known.usd_until(seen.now) if known else 0.0
-    following = own_line(settings, "setup-ssh", boot.instance.name or boot.instance.id)
+    following = own_line(settings, "setup-ssh", machine=boot.instance.name or boot.instance.id)
     alias = alias_for(settings, boot.instance)
     return Waited(alias, boot.instance, seen.now - started, dollars, boot.cuda, following)

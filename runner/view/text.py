@@ -152,7 +152,7 @@ def detached_text(result: PlanResult, settings: Settings, paint: Paint) -> str:
     plan = result.plan
     number = (plan.run or "").partition("-")[0]
     rows = [
-        (label, own_line(settings, verb, None, f"run={number}"))
+        (label, own_line(settings, verb, f"run={number}"))
         for label, verb in (("reattach", "logs"), ("stop", "stop"))
     ]
     price = f" (${plan.target.usd_per_hour:.2f}/h)" if plan.target.usd_per_hour else ""

@@ -69,7 +69,7 @@ def test_every_builder_holds_the_places(places: tuple[str, ...]) -> None:
     settings = typed(places, "phase=phase1", "action=train", "instance=gpu_1x_a10", "batch_size=3")
     for line in (
         own_line(settings, "status"),
-        own_line(settings, "logs", None, "run=0001"),
+        own_line(settings, "logs", "run=0001"),
         same_line(settings, "confirm=p000000000000"),
         overview_line(settings),
         in_context(settings, "To see: python -m runner action=status").removeprefix("To see: "),
@@ -101,7 +101,7 @@ def test_a_line_after_a_sweep_is_no_sweep(places: tuple[str, ...], tmp_path: Pat
     config, *rest = places
     words = ["phase=phase1", "action=train", "batch_size=1,2", *rest]
     settings = load_sweep(words, tmp_path, Path(config.partition("=")[2])).settings
-    line = own_line(settings, "logs", None, "run=0001")
+    line = own_line(settings, "logs", "run=0001")
     assert_holds(line, places)
     assert not {"-m", "batch_size=1,2"} & set(shlex.split(line)[3:])
     assert "-m" in shlex.split(same_line(settings, "confirm=true"))[3:]
