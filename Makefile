@@ -21,7 +21,8 @@ rehearse: $(READY) ## the whole life of a rented machine, on this computer, with
 
 test: $(READY) ## the whole suite, the Debian packages it needs included
 	@tests/install-debian-packages
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 tests/unit
+	@$(BIN)/python -m pytest tests/integration
 
 check: $(READY) ## lint, format, types
 	@$(BIN)/ruff check .
