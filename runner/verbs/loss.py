@@ -81,7 +81,7 @@ def loss_of(settings: Settings, seen: Seen, machine: Rented, held: Holdings | No
     meant = Meant.of(words, held, missing)
     alive = [run for run in held.runs if run.is_alive]
     dying = [run for run in alive if run.folder in meant.runs]
-    of_dying = [file for file in missing if any(is_below(file.path, run.folder) for run in dying)]
+    of_dying = [file for file in missing if any(meant.is_of(run, file) for run in dying)]
     rest = [file for file in missing if file not in of_dying]
     return Loss(
         alive=tuple(run for run in alive if run not in dying),
@@ -135,10 +135,14 @@ def elsewhere(settings: Settings, seen: Seen, machine: Rented, held: Holdings) -
 
 @dataclass(frozen=True)
 class Meant:
-    """What the words of `discard` mean on this machine: folders of runs, and other paths."""
+    """What the words of `discard` mean on this machine: folders of runs, and other paths.
+
+    Nobody can say which run of a phase left an artifact. So it goes with its runs when all of them go.
+    """
 
     runs: frozenset[str]
     paths: frozenset[str]
+    phases: frozenset[str] = frozenset()  # the folders of those whose runs all go
 
     @staticmethod
     def of(words: list[str], held: Holdings, missing: tuple[HeldFile, ...]) -> "Meant":
@@ -154,11 +158,24 @@ class Meant:
                     *(f"  {path}" for path in found[:MANY]),
                 )
             (runs if named else paths).update(found)
-        return Meant(frozenset(runs), frozenset(paths))
+        stay = {phase_of(run.folder) for run in held.runs if run.folder not in runs}
+        phases = {phase for run in runs if (phase := phase_of(run))} - stay
+        return Meant(frozenset(runs), frozenset(paths), frozenset(phases))
+
+    def is_of(self, run: HeldRun, file: HeldFile) -> bool:
+        """Whether the file is this run's: in its folder, or an artifact that goes with it."""
+        phase = phase_of(run.folder)
+        return is_below(file.path, run.folder) or (phase in self.phases and is_below(file.path, phase))
 
     def gives_up(self, file: HeldFile) -> bool:
-        """Whether this file may go: it is named, or in a folder or a run that is."""
-        return any(is_below(file.path, path) for path in (*self.runs, *self.paths))
+        """Whether this file may go: it is named, or in a folder that is, or its runs are."""
+        return any(is_below(file.path, path) for path in (*self.runs, *self.phases, *self.paths))
+
+
+def phase_of(run: str) -> str:
+    """`research-log/phase12-…` of a run's folder; empty for a run of no phase, which leaves no artifacts."""
+    folder = run.rpartition("/runs/")[0]
+    return folder if "/" in folder else ""
 
 
 def plain(word: str) -> str:

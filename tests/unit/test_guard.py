@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -203,6 +203,20 @@ def test_a_run_that_is_named_is_that_run_and_nothing_else(desk: Desk) -> None:
     assert [file.path for file in loss.files] == [f"{TWO}/log", *artifacts]
 
 
+def test_the_artifacts_of_a_phase_go_with_the_last_of_its_runs(desk: Desk) -> None:
+    artifact = f"{PHASE}/ck/w.pt"
+    other = "research-log/phase11-fractal-logic/runs/0003-train"
+    there = held([f"{ONE}/log", f"{TWO}/log", artifact], ended=[ONE, TWO, other])
+    assert desk.loss(there, "discard=[0001-train]").reason == f"not verified here: {TWO}/log, {artifact}"
+    assert desk.loss(there, "discard=[0001-train, 0002-train]").reason is None
+    assert desk.loss(there, "discard=[0003-train]").files == there.files
+
+
+def test_a_run_of_no_phase_takes_nothing_along(desk: Desk) -> None:
+    there = held([f"{PHASE}/ck/w.pt", "research-log/runs/0001-run/log"], ended=["research-log/runs/0001-run"])
+    assert desk.loss(there, "discard=[0001-run]").reason == f"not verified here: {PHASE}/ck/w.pt"
+
+
 def test_an_artifact_is_named_by_its_file_or_its_folder(desk: Desk) -> None:
     there = held([f"{PHASE}/ck1/w.pt", f"{PHASE}/ck2/w.pt", f"{PHASE}/ck2/old.pt"])
     for word, lost in [
@@ -223,7 +237,8 @@ def test_a_word_that_may_mean_two_things_is_64_with_both(desk: Desk, word: str) 
         desk.loss(there, f"discard=[{word}]")
     assert len(caught.value.hints) == 2
     for whole in caught.value.hints:
-        assert len(desk.loss(there, f"discard=[{whole.strip()}]").given_up_files) == 1
+        given_up = [file.path for file in desk.loss(there, f"discard=[{whole.strip()}]").given_up_files]
+        assert {PurePosixPath(path).parts[1] for path in given_up} == {whole.split("/")[1]}
 
 
 def test_a_run_that_is_alive_goes_only_by_its_own_name(desk: Desk) -> None:
@@ -246,7 +261,8 @@ def test_the_digest_covers_the_very_bytes_that_are_given_up(desk: Desk) -> None:
 
 def test_a_run_that_is_given_up_alive_may_go_on_writing(desk: Desk) -> None:
     before = desk.loss(held([f"{ONE}/log"], alive=[ONE]), "discard=[0001-train]")
-    after = desk.loss(held([f"{ONE}/log", f"{ONE}/more"], alive=[ONE]), "discard=[0001-train]")
+    wrote = [f"{ONE}/log", f"{ONE}/more", f"{PHASE}/ck/w.pt"]
+    after = desk.loss(held(wrote, alive=[ONE]), "discard=[0001-train]")
     assert before.basis == after.basis == (("lost", ONE),)
 
 
