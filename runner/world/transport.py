@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from shutil import get_terminal_size
@@ -210,11 +211,16 @@ def observe(transport: Transport, fact: Fact[T]) -> T:
 
 def answer(transport: Transport, asking: Asking[R]) -> R:
     """Drive a verb's questions to its Plan or Report."""
+    return drive(asking, lambda question: reply(transport, question))
+
+
+def drive(asking: Asking[R], reply_to: Callable[[Question], Any]) -> R:
+    """What the questions lead to when they are replied to like this; an error goes to whoever asked."""
     try:
         question = next(asking)
         while True:
             try:
-                given = reply(transport, question)
+                given = reply_to(question)
             except RunnerError as error:
                 question = asking.throw(error)
             else:

@@ -29,6 +29,7 @@ from runner.verbs.rented import Seen, find
 from runner.verbs.setup_ssh import removal_step
 from runner.verbs.terminate import last_look, witness
 from runner.view.paint import Paint
+from runner.world.transport import drive
 
 NAME, ID, IP = "lambda-0002-abcdef", "2" * 32, "203.0.113.9"
 LAUNCHED, NOW = 1_000_000.0, 1_009_000.0
@@ -338,20 +339,16 @@ def looked_again(desk: Desk, before: tuple[tuple[str, str], ...], now: Holdings 
     plan = Plan(
         "terminate", Effect.DESTROY, Target("lambda", "lambda"), (), basis=(("machine", ID),), witness=before
     )
-    asking = last_look(desk.settings(*words), plan)
-    try:
-        question = next(asking)
-        while True:
-            if isinstance(question, Now):
-                given: Any = NOW
-            elif isinstance(question, Account):
-                given = "a1"
-            else:
-                assert isinstance(question, Fact)
-                given = (desk.machine,) if isinstance(question.ask, Request) else now
-            question = asking.send(given)
-    except StopIteration as done:
-        return done.value
+
+    def reply(question: Any) -> Any:
+        if isinstance(question, Now):
+            return NOW
+        if isinstance(question, Account):
+            return "a1"
+        assert isinstance(question, Fact)
+        return (desk.machine,) if isinstance(question.ask, Request) else now
+
+    return drive(last_look(desk.settings(*words), plan), reply)
 
 
 def test_what_changes_while_a_plan_is_made_keeps_the_machine(desk: Desk) -> None:

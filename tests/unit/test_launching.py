@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from runner.errors import RunnerError, TryLater, Unreachable, UsageError
+from runner.errors import TryLater, Unreachable, UsageError
 from runner.facts.fact import Account, Fact, Now, Pause, Record, Result
 from runner.facts.lambda_cloud import (
     Rented,
@@ -22,6 +22,7 @@ from runner.facts.ledger import SETTLE_S, Ledger, fold
 from runner.plan.plan import Effect, Offer, Request, Step
 from runner.verbs.launching import Launch, Sent, launching, sending
 from runner.verbs.rented import Seen, news
+from runner.world.transport import drive
 
 BASE = "https://cloud.lambda.ai/api/v1"
 NAME = "lambda-0001-abcdef"
@@ -51,21 +52,14 @@ class World:
         self.num_questions = 0
 
     def drive(self, asking: Generator[Any, Any, Any]) -> Any:
-        """What `answer()` does, with this world."""
-        try:
-            question = next(asking)
-            while True:
-                self.num_questions += 1
-                if self.kill_at == self.num_questions:
-                    raise Killed
-                try:
-                    given = self.reply(question)
-                except RunnerError as error:
-                    question = asking.throw(error)
-                else:
-                    question = asking.send(given)
-        except StopIteration as done:
-            return done.value
+        """What a verb makes of this world, unless it is killed at one of its questions."""
+        return drive(asking, self.reply_or_kill)
+
+    def reply_or_kill(self, question: Any) -> Any:
+        self.num_questions += 1
+        if self.kill_at == self.num_questions:
+            raise Killed
+        return self.reply(question)
 
     def reply(self, question: Any) -> Any:
         if isinstance(question, Now):

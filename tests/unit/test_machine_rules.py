@@ -18,6 +18,7 @@ from runner.plan.settings import Settings
 from runner.verbs.choose import rules_for
 from runner.verbs.diagnosis import Diagnosis
 from runner.verbs.machine_rules import of_machines
+from runner.world.transport import drive
 
 NAME, ID, IP = "lambda-0001-abcdef", "1" * 32, "203.0.113.9"
 HERE, ELSEWHERE = "ssh-ed25519 AAAAhere", "ssh-ed25519 AAAAelsewhere"
@@ -78,18 +79,7 @@ class World:
 
     def diagnoses(self, *words: str) -> tuple[Diagnosis, ...]:
         """All that is found; each remedy is something that can be typed."""
-        asking = of_machines(self.settings(*words))
-        try:
-            question = next(asking)
-            while True:
-                try:
-                    given = self.reply(question)
-                except RunnerError as error:
-                    question = asking.throw(error)
-                else:
-                    question = asking.send(given)
-        except StopIteration as done:
-            found: tuple[Diagnosis, ...] = done.value
+        found: tuple[Diagnosis, ...] = drive(of_machines(self.settings(*words)), self.reply)
         for diagnosis in found:
             check_remedy(diagnosis.remedy)
         return found

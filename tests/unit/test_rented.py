@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from runner.errors import Refused, RunnerError, UsageError
+from runner.errors import Refused, UsageError
 from runner.facts.fact import Account, Fact, Now, Pause, Record, Result
 from runner.facts.ledger import LEDGER, Ledger, read_ledger
 from runner.facts.owner import OWNER, owner
@@ -25,6 +25,7 @@ from runner.view.paint import Paint
 from runner.view.text import report_text
 from runner.world.http import fingerprint
 from runner.world.ledger import append, only_launch
+from runner.world.transport import drive
 
 ID = "1" * 32
 TYPE = {"name": "gpu_1x_a10", "price_cents_per_hour": 129, "gpu_description": "A10", "specs": {"gpus": 1}}
@@ -47,18 +48,8 @@ class World:
         return load(["instance=gpu_1x_a10", f"paths.state={self.state}", *words], self.home)
 
     def ask(self, asking: Generator[Any, Any, Any]) -> Any:
-        """What `answer()` does, with this world."""
-        try:
-            question = next(asking)
-            while True:
-                try:
-                    given = self.reply(question)
-                except RunnerError as error:
-                    question = asking.throw(error)
-                else:
-                    question = asking.send(given)
-        except StopIteration as done:
-            return done.value
+        """What a verb makes of this world."""
+        return drive(asking, self.reply)
 
     def reply(self, question: Any) -> Any:
         if isinstance(question, Now):
