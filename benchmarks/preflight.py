@@ -17,12 +17,12 @@ import time
 from pathlib import Path
 from statistics import median
 
-from runner.compose import conf_folders
-from runner.config import find_links
-from runner.facts.declared import cpu_builds
-from runner.facts.preflights import subject_of
-from runner.freeze import load
-from runner.verbs.layers import Layers
+from runner.config.compose import conf_folders
+from runner.config.freeze import load
+from runner.config.schema import find_links
+from runner.environment.passes import subject_of
+from runner.environment.requirements import cpu_builds
+from runner.environment.trial import Layers
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 LAYERS = ("resolve", "install", "import")

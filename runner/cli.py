@@ -1,4 +1,4 @@
-"""The command line: compose, observe, plan, show, ask, apply; from arguments to an exit code."""
+"""The command line: arguments → exit code."""
 
 import atexit
 import errno
@@ -14,8 +14,61 @@ from traceback import print_exc
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from runner.verbs import VERBS
+
 if TYPE_CHECKING:
     from runner.errors import RunnerError
+
+
+USAGE = """\
+Plans, runs and guards training and sampling, here or on rented GPUs.
+
+  python -m runner [key=value | group=choice]... [-m]
+
+Without confirm= a verb that changes, pays or destroys prints its plan and does nothing.
+
+Verbs (action=…)
+{verbs}
+
+Phases (phase=…)
+  {phases}
+
+Instances (instance=…)
+  {instances}
+
+Examples
+  python -m runner                                             which phase is current
+  python -m runner phase=phase11 action=train                  show the plan
+  python -m runner phase=phase11 action=train confirm=true     run it
+  python -m runner -m phase=phase12 action=generate generation.n=1,8   a sweep
+
+Keys
+  batch_size=8 · generation=greedy · machine=NAME · output=text|json|script
+  confirm=false|true|<digest of a plan>
+  every other key: python -m runner --cfg job
+
+Hydra's own flags
+  --multirun, -m · --cfg job · --info · --config-dir DIR · --hydra-help · --version
+"""
+
+
+def help_text(folders: tuple[Path, ...]) -> str:
+    """The page, with the choices that the folders of configuration hold now."""
+    rows = [(verb.name, verb.summary, verb.effect.value) for verb in VERBS]
+    rows.insert(1, ("<job>", "a job of the phase: train, generate, …", "change"))
+    name, summary = (max(len(row[column]) for row in rows) for column in (0, 1))
+    verbs = "\n".join(f"  {row[0]:<{name}}  {row[1]:<{summary}}  {row[2]}" for row in rows)
+    return USAGE.format(
+        verbs=verbs,
+        phases=" · ".join(stems(folders, "phase")) or "none yet",
+        instances=" · ".join(stems(folders, "instance")),
+    )
+
+
+def stems(folders: tuple[Path, ...], group: str) -> list[str]:
+    """The choices of a group."""
+    return sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
+
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
@@ -30,8 +83,6 @@ def main() -> int:
     atexit.register(gc.freeze)  # and at the end, when all memory is given back anyway, another 8 %
     arguments = sys.argv[1:]
     if any(flag in arguments for flag in ("--help", "-h")):
-        from runner.view.help import help_text
-
         print(help_text((CONF, *config_dirs(arguments))), end="")
         return 0
     return guarded(arguments)
@@ -121,10 +172,10 @@ def run(arguments: list[str]) -> int:
     on_interrupt(interrupt)
     paint = Paint(colourful(sys.stdout))
     from runner.errors import RunnerError
-    from runner.facts.ledger import LEDGER
+    from runner.machines.ledger import LEDGER
+    from runner.plan.next_command import in_context
     from runner.plan.plan import Plan
-    from runner.verbs.own_line import in_context
-    from runner.world.transport import Real, answer
+    from runner.world.live import Real, answer
 
     transport = Real(settings.paths.state / LEDGER, settings.time_scale)
     try:
@@ -146,7 +197,7 @@ def tell_running(settings: Any, now: float) -> None:
     """The last lines of every answer: what is running, and at what price; on stderr where stdout is data
     or a job's output."""
     from runner.errors import RunnerError
-    from runner.facts.ledger import read_ledger
+    from runner.machines.ledger import read_ledger
 
     try:
         ledger = read_ledger(settings.paths.state)
@@ -155,7 +206,7 @@ def tell_running(settings: Any, now: float) -> None:
         return
     if not ledger.ours:
         return
-    from runner.view.machines import running_lines
+    from runner.view.tables import running_lines
 
     sys.stdout.flush()
     is_answer = settings.output == "text" and settings.action != "logs"  # whose stdout is the log
@@ -168,13 +219,13 @@ def loaded(flags: Any) -> tuple[Any, Any]:
     """The settings of one configuration or of a sweep of them, and what begins to ask by its rules."""
     given = (list(flags.overrides), Path.cwd(), flags.config_dir, program())
     if flags.multirun:
-        from runner.members import load_sweep
-        from runner.verbs.choose import sweep_rules
+        from runner.config.multirun import load_sweep
+        from runner.verbs import sweep_rules
 
         many = load_sweep(*given)
         return many.settings, lambda: sweep_rules(many.settings, many.members)
-    from runner.freeze import load
-    from runner.verbs.choose import rules_for
+    from runner.config.freeze import load
+    from runner.verbs import rules_for
 
     settings = load(*given)
     return settings, lambda: rules_for(settings)
@@ -182,9 +233,9 @@ def loaded(flags: Any) -> tuple[Any, Any]:
 
 def show_report(report: Any, output: str, paint: Any) -> None:
     """A report in the form that was asked for."""
-    import runner.view.doctor
-    import runner.view.machines  # noqa: F401  these two register the reports of their verbs
-    from runner.view.json import to_json
+    import runner.view.reports
+    import runner.view.tables  # noqa: F401  these two register the reports of their verbs
+    from runner.plan.plan import to_json
     from runner.view.text import report_text
 
     document = report.document()
@@ -199,11 +250,11 @@ def show_report(report: Any, output: str, paint: Any) -> None:
 
 def show_drawn(report: Any, document: dict[str, Any], output: str, paint: Any) -> None:
     """A report with a page: its figures are shown also where the page cannot be drawn."""
-    import runner.view.report  # noqa: F401  registers the report of a run
+    import runner.view.reports  # noqa: F401  registers the report of a run
     from runner.errors import UsageError
-    from runner.view.json import to_json
+    from runner.plan.plan import to_json
     from runner.view.text import report_text
-    from runner.world.pages import write_page
+    from runner.world.files import write_page
 
     files: tuple[str, ...] = ()
     problem = None

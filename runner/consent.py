@@ -7,15 +7,14 @@ from contextlib import suppress
 from typing import IO, Any, TextIO
 
 from runner.errors import Refused
-from runner.facts.ledger import read_ledger
-from runner.plan.plan import Effect, Plan
+from runner.machines.ledger import read_ledger
+from runner.plan.next_command import in_context, own_line
+from runner.plan.plan import Effect, Plan, plan_document, to_json
 from runner.plan.settings import Settings
-from runner.verbs.own_line import in_context, own_line
-from runner.verbs.verb import verb_named
-from runner.view.json import plan_document, to_json
+from runner.verbs import verb_named
 from runner.view.script import plan_script
 from runner.view.text import Paint, consent_line, plan_text, plan_title, result_text
-from runner.world.transport import Transport, answer
+from runner.world.live import Transport, answer
 
 
 def show_or_apply(
@@ -48,7 +47,7 @@ def show_or_apply(
 
 def carry_out(plan: Plan, settings: Settings, transport: Transport, paint: Paint) -> int:
     """The exit code of applying the plan; what is only read needs no consent."""
-    from runner.world.apply import apply  # here, since a plan that is only shown does not need it
+    from runner.apply import apply  # here, since a plan that is only shown does not need it
     from runner.world.screen import Screen
 
     sys.stdout.flush()
@@ -152,7 +151,7 @@ def check_consent(plan: Plan, settings: Settings) -> None:
     given = settings.confirm
     if given in ("true", plan.digest):
         return
-    from runner.world.state import run_that_spent
+    from runner.world.files import run_that_spent
 
     spent = None
     if settings.phase:

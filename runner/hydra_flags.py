@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from runner.errors import UsageError, choices
-from runner.verbs.verb import VERBS
+from runner.verbs import VERBS
 
 SHOWING = ("hydra_help", "cfg", "info", "shell_completion")
 UNSUPPORTED = ("config_path", "config_name", "experimental_rerun", "run")
@@ -56,8 +56,8 @@ def actions_to_complete(line: str) -> list[str]:
     *words, last = line.split(" ")
     if not last.startswith("action="):
         return []
-    from runner.compose import conf_folders
-    from runner.conf_file import declared, file_of
+    from runner.config.compose import conf_folders
+    from runner.config.mistakes import declared, file_of
 
     try:
         flags = parse([word for word in words[1:] if word])
@@ -73,8 +73,7 @@ def actions_to_complete(line: str) -> list[str]:
 
 def refuse(message: str, parser: ArgumentParser) -> NoReturn:
     """argparse's complaint as ours, with the near matches of an unknown flag."""
-    from runner.config import RunnerConf
-    from runner.wanted import keys_of
+    from runner.config.schema import RunnerConf, keys_of
 
     wrong = message.rpartition(":")[2].split()
     known = [option for action in parser._actions for option in action.option_strings]
@@ -91,8 +90,8 @@ def serve(flags: Flags, arguments: list[str]) -> int:
     if flags.shell_query and (actions := actions_to_complete(os.environ.get("COMP_LINE", ""))):
         print("\n".join(actions) if flags.shell_query == "fish" else " ".join(actions))
         return 0
-    from runner.compose import Typed, compose_config, verbatim_in_grammar
-    from runner.config import CONF
+    from runner.config.compose import Typed, compose_config, verbatim_in_grammar
+    from runner.config.schema import CONF
 
     typed = Typed.of(list(flags.overrides))
     if "--shell-completion" not in arguments and "-sc" not in arguments:

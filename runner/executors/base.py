@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from runner.facts.fact import Fact
-from runner.facts.research_log import RunPaths
-from runner.facts.run import RunStatus
 from runner.plan.command import Command, quote, sh, spell
 from runner.plan.plan import Step
 from runner.plan.settings import Job, Value, spelled
+from runner.research_log.runs import RunPaths, RunStatus
+from runner.world.world import Fact
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,10 @@
 from pathlib import Path
 
 from runner.executors.base import FREE, STOP, Submission, opened, recorded, written
-from runner.facts.fact import Fact
-from runner.facts.research_log import RunPaths
-from runner.facts.run import RunStatus, read_state
 from runner.plan.command import Command, quote, sh
 from runner.plan.plan import Effect, Step
+from runner.research_log.runs import RunPaths, RunStatus, read_state
+from runner.world.world import Fact
 
 STATE = """\
 is_held=; free || is_held=yes

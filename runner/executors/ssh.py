@@ -16,12 +16,10 @@ from hashlib import sha256
 from pathlib import Path
 
 from runner.executors.base import STOP, Submission, written
-from runner.facts.fact import Fact
-from runner.facts.research_log import RunPaths
-from runner.facts.run import ANOTHERS, NO_RUN, STATE, RunStatus, named, read_state, token_in
-from runner.plan.command import Command, below, home_or_path, quote, sh, spell
+from runner.plan.command import Command, Route, below, home_or_path, quote, sh, spell
 from runner.plan.plan import Effect, Step
-from runner.plan.route import Route
+from runner.research_log.runs import ANOTHERS, NO_RUN, STATE, RunPaths, RunStatus, named, read_state, token_in
+from runner.world.world import Fact
 
 # Runs on the machine. `run` is the run's folder, `token` this plan's; `job` is the job itself.
 # The run's processes are one session without a terminal. tee, in a session of its own, outlives the

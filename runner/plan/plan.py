@@ -1,4 +1,4 @@
-"""A plan: the steps that will be taken and the facts they rest on, named by a digest."""
+"""What will be done, as data with a digest, and what came of it; both with their JSON."""
 
 import json
 import re
@@ -8,6 +8,7 @@ from hashlib import sha256
 from typing import Any
 
 from runner.plan.command import Command, quote
+from runner.plan.settings import LOCAL, Settings
 
 DIGEST = re.compile(r"p[0-9a-f]{12}")
 HERE = "here"
@@ -182,3 +183,114 @@ class Plan:
         }
         canonical = json.dumps(named, sort_keys=True, separators=(",", ":"))
         return "p" + sha256(canonical.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """How a step went."""
+
+    name: str
+    exit_code: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class FailedMember:
+    """A member of a sweep that left an error: what it said, and whether memory was short."""
+
+    number: int
+    error: str
+    exit_code: int
+    out_of_memory: bool = False
+
+
+@dataclass(frozen=True)
+class MembersResult:
+    """How many members of a sweep have a result, and which left an error instead."""
+
+    num_finished: int
+    failed: tuple[FailedMember, ...] = ()
+
+
+@dataclass(frozen=True)
+class PlanResult:
+    """How a plan went. `log` is the run's log here; `artifacts` those that are there now.
+
+    `last_lines` are what the step that failed said last.
+    """
+
+    plan: Plan
+    exit_code: int
+    steps: tuple[StepResult, ...]
+    log: str | None = None
+    artifacts: tuple[str, ...] = ()
+    last_lines: tuple[bytes, ...] = ()
+    members: MembersResult | None = None
+
+    @property
+    def is_detached(self) -> bool:
+        """Whether a person left a job that runs on: following it was interrupted, on another machine."""
+        following = bool(self.steps) and self.steps[-1].name == "follow"
+        return self.exit_code == 130 and following and self.plan.target.provider != LOCAL
+
+    def document(self) -> dict[str, Any]:
+        """As runner.result/1."""
+        document: dict[str, Any] = {
+            "format": "runner.result/1",
+            "digest": self.plan.digest,
+            "run": self.plan.run,
+            "ok": self.exit_code == 0,
+            "exit_code": self.exit_code,
+            "steps": [
+                {"name": step.name, "exit_code": step.exit_code, "seconds": round(step.seconds, 3)}
+                for step in self.steps
+            ],
+            "log": self.log,
+            "artifacts": list(self.artifacts),
+        }
+        if self.last_lines and self.log is None:  # then they are nowhere else
+            document["last_lines"] = [line.decode(errors="replace") for line in self.last_lines]
+        if self.members is not None:
+            failed = [{"member": f.number, "error": f.error} for f in self.members.failed]
+            document["members"] = {"finished": self.members.num_finished, "failed": failed}
+        return document
+
+
+def plan_document(plan: Plan) -> dict[str, Any]:
+    """As runner.plan/1."""
+    document: dict[str, Any] = {
+        "format": "runner.plan/1",
+        "digest": plan.digest,
+        "action": plan.action,
+        "phase": plan.phase,
+        "effect": plan.effect.value,
+        "instance": plan.target.document(),
+        "run": plan.run,
+        "reason": plan.reason,
+        "notes": list(plan.notes),
+        "monitor": plan.monitor,
+        "steps": [step.document() for step in plan.steps],
+    }
+    if plan.members:
+        document["members"] = [member.document() for member in plan.members]
+        document["results"] = plan.results
+    return document
+
+
+def run_document(plan: Plan) -> dict[str, Any]:
+    """The plan as its run keeps it, with what was typed for it."""
+    return plan_document(plan) | {"arguments": list(plan.arguments)}
+
+
+def to_json(document: dict[str, Any]) -> str:
+    """One line; whatever a string holds, it is ASCII and no surrogate breaks a pipe."""
+    return json.dumps(document, ensure_ascii=True)
+
+
+def target_of(settings: Settings) -> Target:
+    """The machine as plans name it."""
+    instance = settings.instance
+    if instance.is_local:
+        return Target(instance.name, instance.provider)
+    first = instance.types[0] if instance.types else None
+    return Target(settings.alias, instance.provider, first, instance.usd_per_hour)

@@ -5,8 +5,7 @@ from pathlib import PurePath
 
 from runner.errors import Refused
 from runner.plan.command import quote
-from runner.plan.plan import Effect, Plan, Step
-from runner.view.json import run_document, to_json
+from runner.plan.plan import Effect, Plan, Step, run_document, to_json
 
 HEAD = """\
 #!/usr/bin/env bash

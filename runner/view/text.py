@@ -1,4 +1,4 @@
-"""Plans and reports for people: aligned, whole commands, colour only where it is asked for."""
+"""Plans, results and errors for people: one line of each is the next command."""
 
 from collections.abc import Iterable, Sequence
 from functools import singledispatch
@@ -6,14 +6,108 @@ from pathlib import Path
 from signal import Signals
 
 from runner.errors import RunnerError
-from runner.facts.research_log import State
-from runner.plan.plan import Effect, Plan, Step
-from runner.plan.result import PlanResult
+from runner.plan.next_command import line_of, overview_line, own_line, same_line
+from runner.plan.plan import Effect, FailedMember, Member, Plan, PlanResult, Step
 from runner.plan.settings import Settings
-from runner.verbs.discover import Discovery
-from runner.verbs.own_line import overview_line, own_line, same_line
-from runner.view.members import members_outcome, members_table
-from runner.view.paint import Paint as Paint
+from runner.research_log.discover import Discovery
+from runner.research_log.phases import State
+
+SGR = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
+
+
+class Paint:
+    """Colours that are there on a terminal and vanish in a pipe."""
+
+    def __init__(self, colour: bool) -> None:
+        self.colour = colour
+
+    def __call__(self, text: str, *styles: str) -> str:
+        """`text` in these styles."""
+        if not self.colour or not styles:
+            return text
+        return f"\033[{';'.join(SGR[style] for style in styles)}m{text}\033[0m"
+
+
+SHOWN = 60  # rows; configs.jsonl and output=json have them all
+
+
+def members_table(plan: Plan, paint: Paint) -> list[str]:
+    """A row a member, a column for every swept key; empty for a plan that is no sweep."""
+    if not plan.members:
+        return []
+    keys = [override.partition("=")[0] for override in plan.members[0].overrides]
+    head = ("member", "process", *keys)
+    rows = [(str(m.number), str(m.process), *values_of(m)) for m in plan.members[:SHOWN]]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = [aligned(row, widths) for row in (head, *rows)]
+    more = len(plan.members) - len(rows)
+    rest = [f"  … {more:,} more: output=json has them all"] if more else []
+    return ["", paint(lines[0], "bold"), *lines[1:], *rest]
+
+
+def values_of(member: Member) -> list[str]:
+    """What stands behind the keys, on one line each."""
+    return [one_line(override.partition("=")[2]) for override in member.overrides]
+
+
+def one_line(text: str) -> str:
+    """The text with what would move the cursor written out."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def aligned(row: tuple[str, ...], widths: list[int]) -> str:
+    """The cells, two columns of space between them."""
+    return ("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))).rstrip()
+
+
+def members_outcome(result: PlanResult, settings: Settings) -> list[str]:
+    """How many finished, each that failed with its error and how to run just it, and how to go on."""
+    if result.members is None:
+        return []
+    plan, told = result.plan, result.members
+    failed = f", {len(told.failed)} failed" if told.failed else ""
+    lines = [f"  members   {told.num_finished} of {len(plan.members)} finished{failed}"]
+    by_number = {member.number: member for member in plan.members}
+    for member in told.failed:
+        lines += failed_lines(member, by_number[member.number], settings)
+    if told.num_finished < len(plan.members):
+        lines.append(f"  missing   {resume_line(result, settings)}")
+    return lines
+
+
+def failed_lines(failed: FailedMember, member: Member, settings: Settings) -> list[str]:
+    """One member's error, and the command that runs it alone."""
+    said = failed.error.strip().splitlines() or [f"exit code {failed.exit_code}"]
+    return [
+        f"    {failed.number}  {one_line(' '.join(member.overrides))}: {one_line(said[0][:200])}",
+        f"       alone: {line_of(settings, *alone(member, settings))}",
+    ]
+
+
+def alone(member: Member, settings: Settings) -> list[str]:
+    """What was typed, with the sweeps replaced by this member's values."""
+    own = {override.lstrip("+").partition("=")[0]: override for override in member.overrides}
+    words, used = [], set()
+    for word in settings.typed:
+        key = word.lstrip("+").partition("=")[0]
+        if key in own:
+            used.add(key)
+            words.append(own[key])
+        elif word != "-m" and key != "resume":
+            words.append(word)
+    return [*words, *(override for key, override in own.items() if key not in used)]
+
+
+def resume_line(result: PlanResult, settings: Settings) -> str:
+    """The command that runs what is missing; in a smaller batch when memory was short."""
+    swept = {o.lstrip("+").partition("=")[0] for m in result.plan.members for o in m.overrides}
+    words = [w for w in settings.typed if w != "-m" and w.lstrip("+").partition("=")[0] not in swept]
+    words = [w for w in words if not w.startswith(("resume=", "batch_size="))]
+    words.append(f"resume={(result.plan.run or '').partition('-')[0]}")
+    if result.members and any(member.out_of_memory for member in result.members.failed):
+        words.append(f"batch_size={max(1, (settings.batch_size or 1) // 2)}")
+    return line_of(settings, *words)
+
 
 MARKS = {Effect.READ: "?", Effect.CHANGE: "~", Effect.PAY: "$", Effect.DESTROY: "-"}
 EFFECT_COLOUR = {Effect.READ: "cyan", Effect.CHANGE: "green", Effect.PAY: "yellow", Effect.DESTROY: "red"}
@@ -135,8 +229,7 @@ def cost_rows(result: PlanResult, seconds: float) -> list[tuple[str, str]]:
 
 def diagnosis_rows(result: PlanResult, settings: Settings) -> list[tuple[str, str]]:
     """What doctor makes of the words of the run, and what mends it; nothing when it is at a loss."""
-    from runner.verbs.evidence import evidence_of
-    from runner.verbs.job_rules import diagnose
+    from runner.doctor.job_rules import diagnose, evidence_of
 
     if not result.plan.run_folder:
         return []

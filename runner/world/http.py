@@ -10,9 +10,9 @@ from hashlib import sha256
 import httpx
 
 from runner.errors import UsageError
-from runner.facts.cloud_errors import retry_after_s
-from runner.facts.fact import Result
+from runner.machines.lambda_api import retry_after_s
 from runner.plan.plan import Request
+from runner.world.world import Result
 
 KEY = "LAMBDA_API_KEY"
 USER_AGENT = "fractal-runner"

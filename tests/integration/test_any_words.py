@@ -5,8 +5,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from runner.config import RunnerConf
-from runner.mistakes import flat_keys
+from runner.config.mistakes import flat_keys
+from runner.config.schema import RunnerConf
 from tests.conftest import Runner
 from tests.support import Lab, is_soak, soak_size
 

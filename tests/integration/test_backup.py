@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from runner.facts.machine import FILE_STATE, RECORDS
+from runner.jobs.transfer import BACKUP, CLONE, ORIGIN, OUTSIDE
+from runner.machines.probe import FILE_STATE, RECORDS
 from runner.plan.command import sh
-from runner.verbs.artifacts import BACKUP, CLONE, ORIGIN, OUTSIDE
 
 
 @dataclass

@@ -70,7 +70,7 @@ def test_every_command_works_as_written(page: str, clone: Path) -> None:
 
 @pytest.mark.parametrize("page", NAMES)
 def test_every_action_named_in_running_text_exists(page: str) -> None:
-    from runner.verbs.verb import VERBS
+    from runner.verbs import VERBS
 
     known = {verb.name for verb in VERBS} | {"train", "generate", "mutate", "baseline"}
     named = set(re.findall(r"`[^`\n]*\baction=([\w-]+)[^`\n]*`", (CHECKOUT / page).read_text()))
@@ -89,7 +89,7 @@ def test_the_readme_begins_with_the_two_commands() -> None:
 
 
 def test_every_verb_is_in_the_readme() -> None:
-    from runner.verbs.verb import VERBS
+    from runner.verbs import VERBS
 
     text = (CHECKOUT / "README.md").read_text()
     assert not [verb.name for verb in VERBS if f"| `{verb.name}` |" not in text]

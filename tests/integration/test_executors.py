@@ -18,13 +18,11 @@ from hypothesis import strategies as st
 from runner.executors.base import Executor, Submission
 from runner.executors.local import Local
 from runner.executors.ssh import Ssh
-from runner.facts.research_log import RunPaths
-from runner.facts.run import RunState, RunStatus
-from runner.plan.command import Command, home_or_path, sh
+from runner.plan.command import Command, Route, home_or_path, sh
 from runner.plan.plan import Step
-from runner.plan.route import Route
+from runner.research_log.runs import RunPaths, RunState, RunStatus
+from runner.world.live import Real, observe
 from runner.world.screen import Screen
-from runner.world.transport import Real, observe
 from tests.simulator.machine import Machine
 from tests.support import HOSTILE_NAME, soak_size
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from runner.facts.fact import Result
-from runner.facts.machine import Holdings, ask_holdings, is_here, states
-from runner.facts.run import RunState
+from runner.machines.probe import Holdings, ask_holdings, is_here, states
+from runner.research_log.runs import RunState
+from runner.world.world import Result
 
 NOBODY = 65534
 PHASE = "research-log/phase1-it's a $(test)\n李明"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from runner.environment.trial import LIMITED
 from runner.plan.command import SHA256
-from runner.verbs.trial import LIMITED
 from tests.remote import Rig, result
 
 # What a Mac has not, or has under another name.

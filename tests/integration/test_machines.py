@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from runner.facts.lambda_cloud import GONE
+from runner.machines.lambda_api import GONE
 from runner.plan.plan import Effect
-from runner.verbs.verb import VERBS
+from runner.verbs import VERBS
 from tests.simulator.faults import Fault
 from tests.simulator.server import Simulator
 from tests.support import Done, Lab, run_runner, runner_env

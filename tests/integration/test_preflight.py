@@ -19,9 +19,9 @@ from typing import Any
 
 import pytest
 
-from runner.facts.fact import Result
-from runner.facts.probe import INSIDE, Inside, read_inside
+from runner.machines.probe import INSIDE, Inside, read_inside
 from runner.plan.command import sh
+from runner.world.world import Result
 from tests.remote import Rig
 from tests.support import Done, Lab, run_runner, runner_env, soak_size
 from tests.wheels import make_sdist, make_wheel

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.facts.ssh_config import Edit, block_for, with_block, without_block
+from runner.machines.ssh_config import Edit, block_for, with_block, without_block
 from tests.integration.test_machines import Renting, rent
 from tests.support import soak_size
 

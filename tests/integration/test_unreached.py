@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.plan.command import Command
-from runner.plan.route import Route
+from runner.plan.command import Command, Route
 
 ROUTE = Route("lambda")
 COPY = ROUTE.copied(f"{ROUTE.rsync('-t', there=Command('cd x')).text} a {ROUTE.far}")

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from runner.executors.base import Submission, job_command
 from runner.executors.local import Local
-from runner.facts.research_log import RunPaths
 from runner.plan.settings import Job
+from runner.research_log.runs import RunPaths
 from tests.support import runner_env, soak_size
 
 SCRIPT = "import json, os, sys; print(json.dumps([sys.argv, os.environ['V']]))"

@@ -18,12 +18,12 @@ import httpx  # noqa: F401
 import hydra  # noqa: F401
 
 import runner.cli
+import runner.config.freeze
 import runner.consent
-import runner.freeze
-import runner.verbs.launch
-import runner.verbs.status
-import runner.verbs.terminate
-import runner.view.machines
+import runner.machines.launch
+import runner.machines.status
+import runner.machines.terminate
+import runner.view.tables
 import runner.world.http
 
 

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from runner.errors import RunnerError, TryLater, Unreachable, UsageError
-from runner.facts.cloud_errors import DEFINITE_REFUSALS, TOLD, cloud_error, retry_after_s
-from runner.facts.fact import Result
+from runner.machines.lambda_api import DEFINITE_REFUSALS, TOLD, cloud_error, retry_after_s
 from runner.plan.plan import Request
+from runner.world.world import Result
 
 LAUNCH = Request("POST", "https://cloud.lambda.ai/api/v1/instance-operations/launch", {})
 

@@ -6,15 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from runner.config.freeze import load
+from runner.doctor.job_rules import Diagnosis, Seen, diagnose, evidence_of, read_health
 from runner.errors import NeverStarted, UsageError
-from runner.facts.fact import Result
-from runner.facts.health import Seen, read_health
-from runner.facts.run import RunState
-from runner.freeze import load
-from runner.verbs.diagnosis import Diagnosis
-from runner.verbs.evidence import evidence_of
-from runner.verbs.job_rules import diagnose
-from runner.verbs.runs import logs
+from runner.jobs.job import logs
+from runner.research_log.runs import RunState
+from runner.world.world import Result
 
 OOM = (
     "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of "

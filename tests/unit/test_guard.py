@@ -13,23 +13,22 @@ from typing import Any
 
 import pytest
 
+from runner.config.freeze import load
 from runner.consent import show_or_apply
 from runner.errors import Refused, UsageError
-from runner.facts.fact import Account, Fact, Now, Result
-from runner.facts.lambda_cloud import Rented, terminate_request
-from runner.facts.ledger import Ledger, fold
-from runner.facts.machine import HeldFile, HeldRun, Holdings
-from runner.facts.run import RunState, RunStatus
-from runner.freeze import load
+from runner.machines.fleet import Seen, find
+from runner.machines.guard import Declared, Loss, loss_of, remedies
+from runner.machines.lambda_api import Rented, terminate_request
+from runner.machines.ledger import Ledger, fold
+from runner.machines.probe import HeldFile, HeldRun, Holdings
+from runner.machines.ssh_config import removal_step
+from runner.machines.terminate import last_look, witness
 from runner.plan.plan import Effect, Plan, Request, Step, Target
 from runner.plan.settings import Settings
-from runner.verbs.loss import Loss, loss_of
-from runner.verbs.remedy import Declared, remedies
-from runner.verbs.rented import Seen, find
-from runner.verbs.setup_ssh import removal_step
-from runner.verbs.terminate import last_look, witness
-from runner.view.paint import Paint
-from runner.world.transport import drive
+from runner.research_log.runs import RunState, RunStatus
+from runner.view.text import Paint
+from runner.world.live import drive
+from runner.world.world import Account, Fact, Now, Result
 
 NAME, ID, IP = "lambda-0002-abcdef", "2" * 32, "203.0.113.9"
 LAUNCHED, NOW = 1_000_000.0, 1_009_000.0

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from runner.errors import UsageError
-from runner.facts.ledger import LEDGER, fold, read_ledger
-from runner.world.ledger import append
+from runner.machines.ledger import LEDGER, fold, read_ledger
+from runner.world.files import append
 
 NAME = "lambda-0001-abcdef"
 INTENT = {"event": "intent", "at": 100.0, "name": NAME, "alias": "lambda", "type": "gpu_1x_a10"}

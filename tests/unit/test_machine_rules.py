@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
+from runner.config.freeze import load
+from runner.doctor.job_rules import Diagnosis
+from runner.doctor.machine_rules import of_machines
 from runner.errors import RunnerError, UsageError
-from runner.facts.fact import Account, Fact, Now, Pause, Result
-from runner.freeze import load
 from runner.plan.plan import Request
 from runner.plan.settings import Settings
-from runner.verbs.choose import rules_for
-from runner.verbs.diagnosis import Diagnosis
-from runner.verbs.machine_rules import of_machines
-from runner.world.transport import drive
+from runner.verbs import rules_for
+from runner.world.live import drive
+from runner.world.world import Account, Fact, Now, Pause, Result
 
 NAME, ID, IP = "lambda-0001-abcdef", "1" * 32, "203.0.113.9"
 HERE, ELSEWHERE = "ssh-ed25519 AAAAhere", "ssh-ed25519 AAAAelsewhere"

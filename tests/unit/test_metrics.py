@@ -3,9 +3,9 @@
 import subprocess
 from pathlib import Path
 
-from runner.facts.fact import Result
-from runner.facts.metrics import Progress, progress_of
-from runner.facts.probe import INSIDE, read_inside
+from runner.machines.probe import INSIDE, read_inside
+from runner.research_log.runs import Progress, progress_of
+from runner.world.world import Result
 
 START = {"training": "b", "event": "start", "step": 0, "num_parameters": 9, "seconds": 1.0}
 

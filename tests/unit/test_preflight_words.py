@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.facts.drift import Drift, read_drift
-from runner.facts.fact import Result
-from runner.facts.packages import Requirement
-from runner.facts.preflights import Lock, pins_in
-from runner.verbs.caution import clashes, far_below, is_far_below
-from runner.verbs.explain import Asked, explain
+from runner.doctor.doctor import Drift, read_drift
+from runner.environment.explain import Asked, explain
+from runner.environment.passes import Lock, pins_in
+from runner.environment.preflight import clashes, far_below, is_far_below
+from runner.environment.requirements import Requirement
+from runner.world.world import Result
 
 YAML = "conf/phase/phase12.yaml"
 ASKED = Asked(

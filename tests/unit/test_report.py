@@ -5,7 +5,7 @@ from typing import Any
 
 from runner.plan.fold import SweptJob
 from runner.plan.settings import Job, Value
-from runner.verbs.report import MemberReport, Report, axes_of, margin
+from runner.report.report import MemberReport, Report, axes_of, margin
 
 
 def member(number: int, values: dict[str, Value], process: int = 0, **figures: float) -> MemberReport:

@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.facts.packages import Requirement, distribution, has_lower_bound
-from runner.facts.requirements import (
+from runner.environment.requirements import (
     Imports,
+    Requirement,
+    distribution,
+    has_lower_bound,
     has_parser,
     listed_requirements,
     main,

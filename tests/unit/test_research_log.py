@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from runner.facts.fact import Result
-from runner.facts.research_log import code_of, next_run, phase_folders, run_names
+from runner.research_log.code import code_of
+from runner.research_log.phases import phase_folders
+from runner.research_log.runs import next_run, run_names
+from runner.world.world import Result
 
 # What is in a phase's folder → its state. A trailing slash is a folder.
 STATES = {

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from runner.facts.fact import Fact, Result
-from runner.facts.lambda_cloud import (
+from runner.machines.lambda_api import (
     launched_id,
     list_filesystems,
     list_instances,
@@ -15,6 +14,7 @@ from runner.facts.lambda_cloud import (
     list_types,
 )
 from runner.plan.plan import Request
+from runner.world.world import Fact, Result
 from tests.schema import answer, needs_schema
 
 pytestmark = needs_schema

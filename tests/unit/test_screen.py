@@ -7,8 +7,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runner.world.live import Progress
 from runner.world.screen import Screen
-from runner.world.transport import Progress
 
 LINES = st.lists(st.sampled_from([b"a", b"b", b"warning: x", b"", b" 10%\r 20%\r 30%"]), max_size=30)
 REPEATED = re.compile(rb"  \xe2\x80\xa6 repeated (\d+) more times?\n")

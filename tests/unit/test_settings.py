@@ -12,11 +12,11 @@ import pytest
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
-from runner.compose import Typed, compose_config, in_grammar, typed_list
-from runner.conf_file import problem_in
-from runner.config import CONF, GROUPS
+from runner.config.compose import Typed, compose_config, in_grammar, typed_list
+from runner.config.freeze import load
+from runner.config.mistakes import problem_in
+from runner.config.schema import CONF, GROUPS
 from runner.errors import UsageError, choices
-from runner.freeze import load
 from runner.plan.settings import Settings
 from tests.conftest import Runner
 from tests.support import CHECKOUT, PYTHON, Lab, runner_env
@@ -443,7 +443,7 @@ def test_plain_values_have_the_types_of_the_grammar(text: str, value: object, lo
 def test_text_in_a_configuration_value_is_what_yaml_says(text: str) -> None:
     typed = Typed((), (("command", text),))
     config = compose_cached()
-    from runner.compose import set_verbatim
+    from runner.config.compose import set_verbatim
 
     for key, value in typed.verbatim:
         set_verbatim(config, key, value, Path("/"))

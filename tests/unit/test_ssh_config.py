@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.errors import UsageError
-from runner.facts.ssh_config import (
+from runner.machines.ssh_config import (
     Edit,
     block_for,
     cksum,

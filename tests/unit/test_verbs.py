@@ -4,15 +4,14 @@ from importlib import import_module
 
 import pytest
 
-from runner.cli import CONF
-from runner.facts.machine import HeldFile, HeldRun, Holdings
-from runner.facts.run import RunState, RunStatus
+from runner.cli import CONF, help_text
 from runner.hydra_flags import actions_to_complete
+from runner.machines.guard import Loss, unmatched
+from runner.machines.probe import HeldFile, HeldRun, Holdings
+from runner.plan.next_command import OF_ONE_VERB
 from runner.plan.plan import Effect
-from runner.verbs.loss import Loss, unmatched
-from runner.verbs.own_line import OF_ONE_VERB
-from runner.verbs.verb import OF_JOB, VERBS
-from runner.view.help import help_text
+from runner.research_log.runs import RunState, RunStatus
+from runner.verbs import OF_JOB, VERBS
 from tests.conftest import Runner
 from tests.support import Lab
 
@@ -32,7 +31,7 @@ def test_a_verb_does_to_the_world_what_is_promised() -> None:
 def test_every_verb_can_be_loaded() -> None:
     for verb in VERBS:
         module, _, function = verb.rules.partition(":")
-        assert callable(getattr(import_module(f"runner.verbs.{module}"), function))
+        assert callable(getattr(import_module(f"runner.{module}"), function))
 
 
 def test_names_are_there_once() -> None:

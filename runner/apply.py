@@ -1,0 +1,177 @@
+"""Carries out a plan that was consented to: its very steps, in order, and tells how they went."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runner.plan.command import Command
+from runner.plan.plan import MembersResult, Plan, PlanResult, Request, Step, StepResult
+from runner.plan.settings import LOCAL
+from runner.research_log.runs import tail_of
+from runner.research_log.sweep_results import members_result
+from runner.world.files import claim_run, record_result
+from runner.world.live import Transport, answer
+from runner.world.screen import Screen
+from runner.world.world import Result
+
+if TYPE_CHECKING:
+    from runner.machines.launch_protocol import Sent
+
+
+Tell = Callable[[str], None]
+
+
+def apply(plan: Plan, transport: Transport, screen: Screen, tell: Tell) -> PlanResult:
+    """Take the steps until one fails. The first failure's exit code is the plan's.
+
+    Behind the job itself (a step that carries on) the others are still taken: what a failed job made
+    comes home too; a step that cleans up (always) is taken whatever happened. `tell` gets a line for
+    each step, for the person, not for the data.
+    """
+    if any(isinstance(step.action, Command) for step in plan.steps):
+        import runner.world.process  # noqa: F401  now: an import that Ctrl-C broke in a step cannot be repeated
+    if plan.starts_run and plan.target.provider != LOCAL and transport.has_rented():
+        # before anything runs there: whoever ends a machine that does not answer has to know of it
+        transport.record({"event": "run", "name": plan.target.name, "run": plan.run_folder})
+    claim_run(plan)
+    done: list[StepResult] = []
+    try:
+        code, last_lines = take_in_order(plan, done, transport, screen, tell)
+    finally:  # an interrupt may fall between two steps
+        cleaned = clean_up(plan, done, transport, screen, tell)
+    files = (log_of(plan), present_artifacts(plan))
+    finished = PlanResult(plan, code or cleaned, tuple(done), *files, last_lines, members_of(plan))
+    if problem := record_result(finished):
+        tell(f"warning: {problem.message}")
+    return finished
+
+
+def take_in_order(
+    plan: Plan, done: list[StepResult], transport: Transport, screen: Screen, tell: Tell
+) -> tuple[int, tuple[bytes, ...]]:
+    """The steps but for those that clean up; the first failure's exit code and its last lines."""
+    last_lines: tuple[bytes, ...] = ()
+    code, stopped = 0, False
+    for step in plan.steps:
+        if isinstance(step.action, Request):
+            if step.attempt in (None, 1):
+                sent = send_attempts(plan, transport, tell) if step.attempt else send(step, transport, tell)
+                done += sent
+                code, stopped = sent[-1].exit_code, sent[-1].exit_code != 0
+        elif not step.always:
+            tell(f"{step.name} …")
+            result = taken(step, transport, screen)
+            done.append(StepResult(step.name, result.exit_code, result.seconds))
+            tell(outcome(step, result))
+            if code == 0:
+                code = 130 if result.interrupted else own_code(step, result)
+                last_lines = said_last(step, screen) if code else ()
+            stopped = result.interrupted or (not result.ok and not step.carries_on)
+        if stopped:
+            break
+    return code, last_lines
+
+
+def said_last(step: Step, screen: Screen) -> tuple[bytes, ...]:
+    """What the step said last; of a job only what is in its log: bash says on the screen who killed it."""
+    shown = tuple(screen.last_lines)
+    if not (isinstance(step.action, Command) and step.action.log):
+        return shown
+    logged = set(tail_of(Path(step.action.log)).split("\n"))
+    return tuple(line for line in shown if line.decode(errors="replace") in logged) or shown
+
+
+def clean_up(plan: Plan, done: list[StepResult], transport: Transport, screen: Screen, tell: Tell) -> int:
+    """The steps that are taken always, without a word when all is well; the first failure's exit code."""
+    code = 0
+    for step in (step for step in plan.steps if step.always):
+        result = taken(step, transport, screen)
+        done.append(StepResult(step.name, result.exit_code, result.seconds))
+        if not result.ok:
+            tell(outcome(step, result))
+            code = code or result.exit_code
+    return code
+
+
+def taken(step: Step, transport: Transport, screen: Screen) -> Result:
+    """One step, its output on the screen. Ctrl-C before the step could hear it is an interrupted step."""
+    screen.last_lines.clear()
+    try:
+        return transport.shell(step, screen)
+    except KeyboardInterrupt:
+        return Result(130, interrupted=True)
+    finally:
+        screen.close()
+
+
+def send(step: Step, transport: Transport, tell: Tell) -> list[StepResult]:
+    """One request that can be repeated, seen through to its effect."""
+    from runner.machines.launch_protocol import sending  # here: jobs send nothing
+
+    tell(f"{step.name} …")
+    sent = answer(transport, sending(step))
+    tell_sent(sent, tell)
+    return [StepResult(step.name, sent.exit_code, sent.seconds)]
+
+
+def send_attempts(plan: Plan, transport: Transport, tell: Tell) -> list[StepResult]:
+    """All attempts of a launch, in order, as one affair: one of them at most rents a machine."""
+    from runner.machines.launch_protocol import launching
+
+    attempts = tuple(step for step in plan.steps if step.attempt is not None)
+    request = attempts[0].action
+    assert isinstance(request, Request)
+    tell(f"launch {request.json['name']} …")
+    with transport.claim(request.json["name"]):
+        launch = answer(transport, launching(attempts, plan.digest, plan.patience_s))
+    for sent in launch.result():
+        tell_sent(sent, tell)
+    return [StepResult(sent.step.name, sent.exit_code, sent.seconds) for sent in launch.result()]
+
+
+def tell_sent(sent: "Sent", tell: Tell) -> None:
+    """How a request went, and what to do about it."""
+    where = f" ({sent.step.offer.type} in {sent.step.offer.region})" if sent.step.offer else ""
+    if sent.error is None:
+        tell(f"{sent.step.name}{where}: done in {sent.seconds:.1f} s")
+        return
+    tell(f"{sent.step.name}{where}: {sent.error.message}")
+    for hint in sent.error.hints:
+        tell(f"  {hint}")
+
+
+def own_code(step: Step, result: Result) -> int:
+    """The exit code to report: 255 of ssh, or of rsync over ssh, means that the machine was not reached."""
+    not_reached = result.exit_code == 255 and not step.carries_on and "ssh " in step.command
+    return 69 if not_reached else result.exit_code
+
+
+def outcome(step: Step, result: Result) -> str:
+    """`setup: 3.1 s` or how it failed."""
+    if result.interrupted:
+        return f"{step.name}: stopped after {result.seconds:.1f} s"
+    if result.ok:
+        return f"{step.name}: done in {result.seconds:.1f} s"
+    how = f"killed by signal {result.signal}, " if result.signal else ""
+    return f"{step.name}: failed after {result.seconds:.1f} s ({how}exit code {result.exit_code})"
+
+
+def log_of(plan: Plan) -> str | None:
+    """The run's log here, if there is one."""
+    log = Path(plan.run_folder or "") / "log"
+    return str(log) if plan.run_folder and log.exists() else None
+
+
+def members_of(plan: Plan) -> MembersResult | None:
+    """What the members of a sweep have left here."""
+    if not plan.members or plan.results is None:
+        return None
+    return members_result(Path(plan.results), [member.number for member in plan.members])
+
+
+def present_artifacts(plan: Plan) -> tuple[str, ...]:
+    """Those of the declared artifacts that are here now, as absolute paths."""
+    if plan.run_folder is None:
+        return ()
+    phase = Path(plan.run_folder).parent.parent
+    return tuple(str(phase / name) for name in plan.artifacts if (phase / name).exists())

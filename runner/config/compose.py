@@ -1,0 +1,259 @@
+"""From a command line to a composed configuration; every mistake becomes one message that names it."""
+
+import os
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from runner.config.fast_compose import composed
+from runner.config.schema import CHECKOUT, CONF, GROUPS, RunnerConf, group_choices, keys_of, type_at
+from runner.errors import UsageError, choices
+
+# What stands behind these keys is taken as typed: it never passes through Hydra's grammar, which
+# would refuse `~`, `>=` and spaces, and reads an id such as 12e4… as a number.
+VERBATIM = re.compile(
+    r"(confirm|command|discard|machine|run|resume|phase\.deps|(?:remote|paths|ssh)\.\w+)=(.*)",
+    re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class Typed:
+    """A command line taken apart: `grammar` is for Hydra, `verbatim` are (key, text) pairs."""
+
+    grammar: tuple[str, ...]
+    verbatim: tuple[tuple[str, str], ...]
+
+    @staticmethod
+    def of(overrides: list[str]) -> "Typed":
+        """Split the overrides; the last of two equal keys counts, as in Hydra."""
+        grammar: list[str] = []
+        verbatim: dict[str, str] = {}
+        for override in overrides:
+            if match := VERBATIM.fullmatch(override):
+                verbatim[match[1]] = match[2]
+            else:
+                grammar.append(override)
+        return Typed(tuple(grammar), tuple(verbatim.items()))
+
+
+def typed_list(text: str) -> list[str]:
+    """`[a, "b c", torch>=2,<3]` as typed: commas outside quotes and brackets separate the items.
+
+    A piece that begins with a comparison belongs to the requirement before it.
+    """
+    inner = text.strip()
+    if inner == "null":
+        return []
+    if inner.startswith("[") and inner.endswith("]"):
+        inner = inner[1:-1]
+    items: list[str] = []
+    for piece in _split_commas(inner):
+        if items and re.match(r"[<>=!~]=?", piece):
+            items[-1] += "," + piece
+        elif piece:
+            items.append(_unquote(piece))
+    return items
+
+
+def _split_commas(text: str) -> list[str]:
+    """The pieces between commas that are in no quotes and no brackets, stripped."""
+    pieces, depth, quote = [""], 0, ""
+    for char in text:
+        if quote:
+            quote = "" if char == quote else quote
+        elif char in "'\"" and not pieces[-1].strip():
+            quote = char
+        depth += (char in "[(") - (char in ")]") if not quote else 0
+        if char == "," and not quote and depth <= 0:
+            pieces.append("")
+        else:
+            pieces[-1] += char
+    return [piece.strip() for piece in pieces]
+
+
+def _unquote(text: str) -> str:
+    quoted = len(text) >= 2 and text[0] == text[-1] and text[0] in "'\""
+    return text[1:-1] if quoted else text
+
+
+def in_grammar(key: str, text: str) -> str:
+    """The override in Hydra's grammar that gives `key` exactly this text."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    escaped = escape_interpolation(text)
+    return f"{key}={QuotedString(text=escaped, quote=Quote.double).with_quotes()}"
+
+
+def escape_interpolation(text: str) -> str:
+    """Text whose `${` is not an interpolation."""
+    return re.sub(r"(\\*)\$\{", lambda m: m[1] * 2 + r"\${", text)
+
+
+def compose_config(typed: Typed, cwd: Path, config_dir: Path | None = None) -> DictConfig:
+    """The composed configuration, typed values included. UsageError says which override is wrong."""
+    folders = conf_folders(config_dir)
+    overrides = parsed(typed.grammar)
+    check_single(overrides)
+    check_choices(typed, folders, cwd)
+    extra = [f"hydra.searchpath=[{in_grammar('', str(config_dir))[1:]}]"] if config_dir else []
+    try:
+        config = composed(overrides, parsed(extra))
+    except Exception as error:
+        from runner.config.mistakes import explained
+
+        raise explained(error, typed.grammar, folders, cwd) from error
+    refuse_sections_from_elsewhere(config)
+    for key, text in typed.verbatim:
+        set_verbatim(config, key, text, cwd)
+    return config
+
+
+def refuse_sections_from_elsewhere(config: DictConfig) -> None:
+    """UsageError for a section that is `${…}`: no key of it could be set or checked."""
+    for section in keys_of(RunnerConf):
+        if keys_of(type_at(section)) and OmegaConf.is_interpolation(config, section):
+            raise UsageError(f"{section}: a whole section cannot be ${{…}}; its keys can")
+
+
+def conf_folders(config_dir: Path | None) -> tuple[Path, ...]:
+    """Where the choices of a group are files, the checkout's own folder first."""
+    if config_dir is not None and not config_dir.is_dir():
+        raise UsageError(f"--config-dir {config_dir}: there is no such folder")
+    return (CONF, config_dir) if config_dir else (CONF,)
+
+
+def parsed(overrides: Sequence[str]) -> list[Any]:
+    """The overrides by Hydra's grammar. UsageError for what it cannot read, with the form that it can."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser = OverridesParser.create()
+    found = []
+    for override in overrides:
+        try:
+            found += parser.parse_overrides([override])
+        except HydraException as error:
+            raise UsageError(f"Hydra's grammar cannot read {override!r}", *quoted(override)) from error
+        if override.startswith("="):
+            raise UsageError(f"{override!r} has no key", *quoted(override))
+    return found
+
+
+def check_single(overrides: Sequence[Any]) -> None:
+    """UsageError for several values where one is meant (a comma reads as a sweep, too), or for none."""
+    for override in overrides:
+        typed, key = override.input_line or "", override.key_or_group
+        if override.is_sweep_override():
+            hint = "To run them all: -m"
+            raise UsageError(f"{typed!r} is a sweep over several values", hint, *quoted(typed))
+        if override.is_delete():
+            check_delete(key)
+        if override.is_add() and key in GROUPS:
+            raise UsageError(f"{typed}: {key} takes no plus", f"Type: {shlex.quote(typed.lstrip('+'))}")
+
+
+def check_delete(key: str) -> None:
+    """UsageError for taking away what the runner needs; only names of the person's own can go."""
+    from runner.config.schema import is_section_key
+
+    if key in GROUPS:
+        raise UsageError(f"~{key}: a choice is not taken away; leave {key}=… out, or give another")
+    if is_section_key(key):
+        raise UsageError(f"~{key}: the runner needs this key", f"To give it another value: {key}=…")
+
+
+def quoted(override: str) -> tuple[str, ...]:
+    """The hint with the form of this override that arrives as it was typed, if there is one."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        return (*bare_word(override), "An argument is key=value; see: python -m runner --help")
+    works = in_grammar(key, text)
+    try:
+        OverridesParser.create().parse_override(works)
+    except HydraException:
+        return (f"{key!r} cannot be a key; see: python -m runner --help",)
+    return (f"To give it exactly this text, type: {shlex.quote(works)}",)
+
+
+def bare_word(word: str) -> tuple[str, ...]:
+    """What somebody may have meant who typed a word alone: what to do, or the rest of a value."""
+    if not re.fullmatch(r"[A-Za-z][\w.-]*", word):
+        return ()
+    return (f"If this is what to do, type: action={word}", "A value with spaces stands in quotes: 'key=a b'")
+
+
+def check_choices(typed: Typed, folders: tuple[Path, ...], cwd: Path) -> None:
+    """UsageError for a file that a group does not have, with the near matches."""
+    for override in typed.grammar:
+        group, _, choice = override.lstrip("+").partition("=")
+        known = group_choices(group, folders) if group in GROUPS else []
+        swept = not re.fullmatch(r"[\w.-]*", choice)
+        if group in GROUPS and not swept and choice not in known:
+            from runner.config.mistakes import unknown_choice
+
+            given = dict(typed.verbatim).get("paths.research_log")
+            log = absolute(given, cwd) if given else CHECKOUT / "research-log"
+            raise unknown_choice(group, choice, known, folders, log)
+
+
+def verbatim_values(key: str, text: str, cwd: Path) -> str | list[str] | None:
+    """What was typed, as the value it means; typed paths are relative to the current folder."""
+    if key in ("discard", "phase.deps"):
+        return typed_list(text)
+    if text == "null" and key != "confirm":
+        return None
+    if key.startswith("paths.") or key in ("ssh.config", "ssh.identity"):
+        return str(absolute(text, cwd))
+    return text
+
+
+def verbatim_in_grammar(typed: Typed, cwd: Path) -> list[str]:
+    """The verbatim overrides in Hydra's grammar, for when Hydra itself composes."""
+    words = []
+    for key, text in typed.verbatim:
+        value = verbatim_values(key, text, cwd)
+        if isinstance(value, list):
+            words.append(f"{key}=[{','.join(in_grammar('', item)[1:] for item in value)}]")
+        else:
+            words.append(f"{key}=null" if value is None else in_grammar(key, value))
+    return words
+
+
+def set_verbatim(config: DictConfig, key: str, text: str, cwd: Path) -> None:
+    """Put a value in as it was typed."""
+    value = verbatim_values(key, text, cwd)
+    if isinstance(value, list):
+        escaped: Any = [escape_interpolation(item) for item in value]
+    else:
+        escaped = None if value is None else escape_interpolation(value)
+    try:
+        OmegaConf.update(config, key, escaped)
+    except OmegaConfBaseException as error:
+        parent, _, last = key.rpartition(".")
+        if re.search(r"not in '|not found", str(error)):
+            known = list(OmegaConf.select(config, parent) or config)
+            raise UsageError(f"{key}: there is no such key", *choices(last, known, "Keys there")) from error
+        from runner.config.mistakes import wrong_value
+
+        raise wrong_value(f"{key}={text}", str(error)) from error
+
+
+def absolute(text: str, base: Path) -> Path:
+    """The path as typed, `~` and relative to `base`; not resolved, so that links keep their names.
+
+    UsageError for the home folder of nobody.
+    """
+    try:
+        return Path(os.path.normpath(base / Path(text).expanduser()))
+    except RuntimeError as error:
+        raise UsageError(f"{text}: {text.partition('/')[0]} is nobody's home folder here") from error

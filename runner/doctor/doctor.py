@@ -1,0 +1,170 @@
+"""The verb `doctor`: what went wrong, with evidence and remedy, an environment that drifted included."""
+
+import re
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from runner.doctor.job_rules import Diagnosis, Seen, ask_health, diagnose, evidence_of
+from runner.doctor.machine_rules import of_machines
+from runner.environment.passes import Lock, lock_of, pins_in
+from runner.environment.requirements import distribution
+from runner.environment.setup import overrides_for
+from runner.errors import UsageError
+from runner.jobs.job import Started, paths_of, started_run
+from runner.plan.command import Command, Route, Word, home_or_path, route_of, spell
+from runner.plan.next_command import own_line
+from runner.plan.settings import LOCAL, Settings
+from runner.research_log.runs import token_in
+from runner.world.world import Asking, Fact, Result
+
+QUESTION = """\
+PATH=~/.local/bin:$PATH; cd {root} && [ -x {venv}/bin/python ] || exit 3
+{uv} pip freeze --python {venv}; echo "--- check"; {uv} pip check --python {venv} 2>&1
+echo "--- setup $(cat {venv}/installed.sha256 2>/dev/null)"
+"""
+
+
+@dataclass(frozen=True)
+class Drift:
+    """What is not as it should be; all empty: nothing drifted."""
+
+    differing: tuple[str, ...] = ()  # `torch 2.12.0 for 2.13.0`
+    broken: tuple[str, ...] = ()  # what `uv pip check` says, a line each
+    was_changed: bool = False  # by somebody else since the last setup
+
+    @property
+    def is_none(self) -> bool:
+        """Whether all is as it was installed."""
+        return not (self.differing or self.broken or self.was_changed)
+
+
+def ask_drift(root: Word, venv: Word, uv: Word = "uv") -> Command:
+    """The question about an environment, for this machine or another."""
+    return Command(QUESTION.format(root=spell(root), venv=spell(venv), uv=spell(uv)))
+
+
+def read_drift(result: Result, lock: Lock | None, overridden: tuple[str, ...] = ()) -> Drift | None:
+    """From what uv says is installed, whether it fits together, and the sum that the last setup left.
+
+    None when there is no environment or no answer. Nobody misses the packages that setup has `overridden`.
+    """
+    said = result.stdout.decode(errors="replace")
+    match = re.fullmatch(r"(.*)--- check\n(.*)--- setup ?(\w*)\n", said, re.DOTALL)
+    if match is None:
+        return None
+    frozen, checked, installed = match.groups()
+    return Drift(
+        differing=differing(dict(pins_in(frozen)), lock.pins if lock else ()),
+        broken=tuple(line for line in checked.splitlines() if is_broken(line, overridden)),
+        was_changed=bool(installed) and installed != sha256(frozen.encode()).hexdigest(),
+    )
+
+
+def is_broken(line: str, overridden: tuple[str, ...]) -> bool:
+    """Whether `uv pip check` complains of what setup did not override."""
+    match = re.match(r"The package `[^`]+` requires `([^`]+)`", line)
+    return line.startswith("The package ") and not (match and distribution(match[1]) in overridden)
+
+
+def differing(installed: dict[str, str], pins: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+    """What the lock names and the environment has otherwise, or not at all."""
+    return tuple(
+        f"{name} {installed.get(name, 'missing')} for {version}"
+        for name, version in pins
+        if installed.get(name) != version
+    )
+
+
+NUM_SHOWN = 5
+
+
+def drift(settings: Settings) -> Asking[tuple[Diagnosis, ...]]:
+    """Nothing where no environment is."""
+    if settings.phase is None:
+        return ()
+    lock = lock_of(settings, settings.phase)
+    overridden = tuple(map(distribution, overrides_for(settings, settings.phase)))
+    ask = here(settings) if settings.instance.is_local else there(settings)
+    found: Drift | None = yield Fact(ask, lambda result: read_drift(result, lock, overridden))
+    if found is None or found.is_none:
+        return ()
+    return (diagnosis(settings, found),)
+
+
+def here(settings: Settings) -> Command:
+    """About the environment of this machine."""
+    from uv import find_uv_bin
+
+    return ask_drift(settings.paths.root, settings.paths.venv, find_uv_bin())
+
+
+def there(settings: Settings) -> Command:
+    """About the machine's."""
+    places = (home_or_path(settings.remote.root), home_or_path(settings.remote.venv))
+    return route_of(settings).ask(ask_drift(*places))
+
+
+def diagnosis(settings: Settings, found: Drift) -> Diagnosis:
+    """One for all of it: setup mends it."""
+    shown = (*found.differing, *found.broken)
+    more = f" and {len(shown) - NUM_SHOWN} more" if len(shown) > NUM_SHOWN else ""
+    changed = "its packages are not those that the last setup left"
+    return Diagnosis(
+        symptom="the shared environment has drifted",
+        evidence="; ".join(shown[:NUM_SHOWN]) + more or changed,
+        cause="another phase's setup, or an install by hand, changed what this phase was tested with",
+        remedy=own_line(settings, "setup"),
+    )
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """The report of `doctor`; `looked_at` says of what."""
+
+    diagnoses: tuple[Diagnosis, ...]
+    looked_at: str = ""
+
+    def document(self) -> dict[str, Any]:
+        """As runner.doctor/1."""
+        return {"format": "runner.doctor/1", "diagnoses": [vars(d) for d in self.diagnoses]}
+
+
+def doctor(settings: Settings) -> Asking[Doctor]:
+    """Of the run that is meant (the newest, if none is named), and of what others know to look at.
+
+    That a machine does not answer is said by itself only where nobody knows why.
+    """
+    found, silent, looked_at = yield from of_run(settings)
+    more: tuple[Diagnosis, ...] = ()
+    for ask in (drift, of_machines):
+        more += yield from ask(settings)
+    return Doctor(found + (more or silent), looked_at)
+
+
+def of_run(settings: Settings) -> Asking[tuple[tuple[Diagnosis, ...], tuple[Diagnosis, ...], str]]:
+    """What is wrong with the run; whether its machine is silent; its name."""
+    try:
+        started = started_run(settings)
+    except UsageError:
+        if settings.run:
+            raise
+        return (), (), ""
+    seen: Seen | None = None
+    silent: tuple[Diagnosis, ...] = ()
+    if started.target.provider != LOCAL:
+        route = Route(started.target.name, None if settings.ssh.is_default else settings.ssh.config)
+        folder, token = str(paths_of(settings, started).folder), token_in(started.folder)
+        seen = yield ask_health(route, settings.remote.root, folder, token)
+        silent = () if seen else (no_answer(settings, started),)
+    return diagnose(evidence_of(settings, started.folder, seen)), silent, started.name
+
+
+def no_answer(settings: Settings, started: Started) -> Diagnosis:
+    """The machine of the run cannot be reached by its name."""
+    return Diagnosis(
+        "the machine does not answer",
+        f"ssh {started.target.name}: exit code 255",
+        "its address changed, it is gone, or the network is down; a run on it goes on, and so does its price",
+        own_line(settings, "setup-ssh"),
+    )

@@ -1,0 +1,263 @@
+"""What can be wrong with rented machines: the key, the account, the list, the address, the way by ssh."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner.doctor.job_rules import Diagnosis
+from runner.errors import RunnerError, TryLater, UsageError
+from runner.machines.fleet import OTHER_KEY, Seen, alias_for, called, look
+from runner.machines.lambda_api import CAPACITY, KEYS_PAGE, Rented, SshKey, bare_key, list_ssh_keys
+from runner.machines.ledger import LEDGER, UNANSWERED, Ledger, Refusal, alias_of, read_ledger
+from runner.machines.probe import Cuda, ask_cuda, host_key_alias, is_cuda_wanted, known_hosts
+from runner.plan.command import Command, Route, identity_of, sh
+from runner.plan.next_command import own_line
+from runner.plan.plan import Request
+from runner.plan.settings import Settings
+from runner.world.world import Asking, Fact, Result
+
+BILLED = "it is billed until it is terminated"
+REFUSED_LATELY_S = 3600.0
+NO_USE = {
+    "unhealthy": "its host failed, or somebody shut it down inside, which does not end the bill",
+    "preempted": "the cloud took it back",
+}
+CHANGED_KEY = re.compile(r"HOST IDENTIFICATION HAS CHANGED|Host key verification failed")
+
+
+@dataclass(frozen=True)
+class Way:
+    """How ssh fared: where its configuration leads, and its last words when it did not get there."""
+
+    leads_to: str
+    said: str | None
+
+
+def of_machines(settings: Settings) -> Asking[tuple[Diagnosis, ...]]:
+    """What is wrong with the machines of this checkout; the cloud is asked only if there may be any.
+
+    Who asks about a phase's run on a machine that ssh knows and nobody here rented asks not the cloud.
+    """
+    asks_for_machines = settings.phase is None and not settings.instance.is_local
+    try:
+        remembers = read_ledger(settings.paths.state) != Ledger()
+    except UsageError as error:
+        return (unreadable(settings, error),)
+    if not (remembers or settings.machine or asks_for_machines):
+        return ()
+    try:
+        seen = yield from look(settings)
+        keys: tuple[SshKey, ...] = yield list_ssh_keys(settings.base_url)
+    except RunnerError as error:
+        return (of_cloud(settings, error),)
+    found = (*of_ledger(settings, seen), *of_keys(settings, keys))
+    for machine in ours(settings, seen):
+        found += yield from of_machine(settings, machine, keys)
+    return found
+
+
+def unreadable(settings: Settings, error: UsageError) -> Diagnosis:
+    """The ledger is there and nobody can read it: then nothing that is rented is known."""
+    file = sh(str(settings.paths.state / LEDGER)).text
+    cause = f"its permissions, or the disk; {error.hints[0]}"
+    return Diagnosis("the ledger cannot be read", error.message, cause, f"mv {file} {file}.aside")
+
+
+def of_cloud(settings: Settings, error: RunnerError) -> Diagnosis:
+    """The cloud gives no answer: the key, the account, our haste, or the way to it."""
+    again = own_line(settings, "status")
+    billed = "machines that run go on being billed"
+    if not isinstance(error, UsageError):
+        haste = "it limits how often it may be asked"
+        cause = haste if isinstance(error, TryLater) else "the network, or its trouble"
+        return Diagnosis("the cloud does not answer", error.message, f"{cause}; {billed}", again)
+    if any("LAMBDA_API_KEY" in hint for hint in error.hints):
+        cause = f"without a key that the cloud accepts nobody can look; {billed}"
+        remedy = f"export LAMBDA_API_KEY=…  # keys: {KEYS_PAGE}"
+        return Diagnosis("the cloud refuses to answer", error.message, cause, remedy)
+    cause = f"{error.hints[0].rstrip('.')}; until then nobody can look, and {billed}"
+    return Diagnosis("the cloud refuses to answer", error.message, cause, again)
+
+
+def ours(settings: Settings, seen: Seen) -> list[Rented]:
+    """The listed machines that we launched, or that `machine=` names."""
+    ids, wanted = {m.id for m in seen.ledger.ours}, settings.machine
+    return [i for i in seen.alive if (called(i, wanted) if wanted else i.id in ids)]
+
+
+def of_ledger(settings: Settings, seen: Seen) -> Iterator[Diagnosis]:
+    """What we remember against what the cloud lists."""
+    status = own_line(settings, "status")
+    listed = {i.id for i in seen.alive}
+    if seen.ledger.num_unreadable:
+        what = f"{seen.ledger.num_unreadable} unreadable lines in {settings.paths.state / LEDGER}"
+        cause = "a full disk, or another hand; the file is kept aside and rebuilt from the cloud's list"
+        yield Diagnosis("the ledger is damaged", what, cause, status)
+    for machine in seen.elsewhere():
+        remedy = f"export LAMBDA_API_KEY=…  # the one that {machine.name} was launched with"
+        yield Diagnosis("the key is another", f"{machine.name} is not listed", f"it was {OTHER_KEY}", remedy)
+    for machine in (m for m in seen.doubtful() if m not in seen.elsewhere()):
+        cause = "the answer to its launch was lost, or the runner was killed; it may come up, and be billed"
+        yield Diagnosis(
+            "a launch is in doubt", f"{machine.name} was asked for and is not listed", cause, status
+        )
+    for machine in seen.ledger.ours:
+        if machine.id and machine.id not in listed and seen.is_settled(machine):
+            what = f"{machine.name} ({machine.id}) is not in the cloud's list"
+            cause = "it was terminated elsewhere, or pre-empted; it is billed no longer"
+            yield Diagnosis("a machine is gone", what, cause, status)
+    refusal = seen.ledger.refusal
+    if refusal and seen.now - refusal.at < REFUSED_LATELY_S:
+        yield of_refusal(settings, refusal)
+
+
+def of_refusal(settings: Settings, refusal: Refusal) -> Diagnosis:
+    """The last launch came to nothing."""
+    what = f"{refusal.name} ({refusal.type}): {refusal.code}"
+    again = launch_line(settings, refusal)
+    if refusal.code == CAPACITY:
+        cause = "no machine of the preferred types was free in the preferred regions; nothing was rented"
+        return Diagnosis("no capacity", what, cause, launch_line(settings, refusal, "wait_for_capacity=2h"))
+    if refusal.code == "global/quota-exceeded":
+        cause = "the account may not have more machines at a time; nothing was rented"
+        return Diagnosis("the quota is reached", what, cause, own_line(settings, "status"))
+    if refusal.code == UNANSWERED:
+        cause = "the cloud could not be reached, or limits how often it may be asked; nothing was rented"
+        return Diagnosis("the last launch was not answered", what, cause, again)
+    return Diagnosis("the last launch was refused", what, "the cloud said no; nothing was rented", again)
+
+
+def launch_line(settings: Settings, refusal: Refusal, *more: str) -> str:
+    """The launch again; where no instance was typed now, the one that is called like the type."""
+    alias = alias_of(refusal.name)
+    known = {f.stem for folder in settings.paths.conf for f in (folder / "instance").glob("*.yaml")}
+    if settings.instance.is_local:
+        if refusal.type not in known:
+            return own_line(settings, "available")
+        more = (f"instance={refusal.type}", *more)
+    return own_line(settings, "launch", *more, machine=alias)
+
+
+def of_keys(settings: Settings, keys: tuple[SshKey, ...]) -> Iterator[Diagnosis]:
+    """Two keys with one name: a machine launched with that name may get either."""
+    own = own_publics(settings)
+    for name, num in Counter(key.name for key in keys).items():
+        if num > 1:
+            named = [key for key in keys if key.name == name]
+            last = ([key for key in named if key.public not in own] or named)[-1]
+            cause = "a launch names its key, so nobody knows which of them a machine gets"
+            remedy = Request("DELETE", f"{settings.base_url}/ssh-keys/{last.id}").text
+            yield Diagnosis("duplicate key names", f"{num} ssh keys are called {name}", cause, remedy)
+
+
+def own_publics(settings: Settings) -> dict[str, Path]:
+    """The public keys whose private halves are here → the private half; the one that ssh offers first."""
+    offered = identity_of(settings)
+    found = sorted(Path.home().glob(".ssh/*.pub"))
+    pairs = [(p.with_suffix(""), p) for p in found]
+    if offered:
+        pairs.insert(0, (offered, Path(f"{offered}.pub")))
+    publics: dict[str, Path] = {}
+    for private, public in pairs:
+        if private.is_file() and public.is_file():
+            publics.setdefault(bare_key(public.read_text(errors="replace")), private)
+    return publics
+
+
+def of_machine(
+    settings: Settings, machine: Rented, keys: tuple[SshKey, ...]
+) -> Asking[tuple[Diagnosis, ...]]:
+    """One listed machine: its state, the way to it, its GPU."""
+    name = machine.name or machine.id
+    price = f"{BILLED}, ${machine.usd_per_hour:.2f}/h"
+    if machine.status == "terminating":
+        return ()
+    if machine.status in NO_USE:
+        end = own_line(settings, "terminate", machine=name)
+        cause = f"{NO_USE[machine.status]}; {price}"
+        return (Diagnosis("the machine is of no use", f"{name} is {machine.status}", cause, end),)
+    if machine.ip is None:
+        wait = own_line(settings, "wait", machine=name)
+        return (Diagnosis("no address yet", f"{name} is {machine.status}", f"it is starting; {price}", wait),)
+    alias = alias_for(settings, machine)
+    config = None if settings.ssh.is_default else settings.ssh.config
+    way: Way = yield from ask_way(Route(alias, config))
+    wrong = of_way(settings, machine, way, keys)
+    if wrong is not None or not is_cuda_wanted(settings, machine):
+        return (wrong,) if wrong else ()
+    cuda: Cuda = yield ask_cuda(settings, machine)
+    if cuda.works or cuda.code is None:
+        return ()
+    cause = f"the host's fault: on such a machine the GPU never works; {price}"
+    end = own_line(settings, "terminate", machine=name)
+    return (Diagnosis(f"CUDA error {cuda.code}", f"{name}: cuInit returned {cuda.code}", cause, end),)
+
+
+def ask_way(route: Route) -> Asking[Way]:
+    """Where the alias leads, and whether one gets there."""
+    shown = sh(*route.words, "-G", route.alias)
+    leads_to: str = yield Fact(shown, read_host)
+    said: str | None = yield Fact(route.ask(Command("true")), read_last_words)
+    return Way(leads_to, said)
+
+
+def read_host(result: Result) -> str:
+    """The HostName of `ssh -G`."""
+    match = re.search(r"^hostname (.*)$", result.stdout.decode(errors="replace"), re.MULTILINE)
+    return match[1] if match else ""
+
+
+def read_last_words(result: Result) -> str | None:
+    """None when ssh got there, else everything it said, on one line."""
+    said = " ".join(result.stderr.decode(errors="replace").split())
+    return None if result.ok else said or f"exit code {result.exit_code}"
+
+
+def of_way(settings: Settings, machine: Rented, way: Way, keys: tuple[SshKey, ...]) -> Diagnosis | None:
+    """Why ssh does not get there."""
+    name, alias = machine.name or machine.id, alias_for(settings, machine)
+    if way.leads_to != machine.ip:
+        return of_address(settings, machine, way, own_line(settings, "setup-ssh", machine=name))
+    if way.said is None:
+        return None
+    what = f"ssh {alias}: {way.said[-300:]}"
+    if CHANGED_KEY.search(way.said):
+        forget = sh("ssh-keygen", "-R", host_key_alias(machine.id), "-f", known_hosts(settings)).text
+        cause = "another machine answers than the first time: reinstalled, or somebody in between"
+        return Diagnosis("the host key changed", what, cause, forget)
+    if "Permission denied" in way.said:
+        return of_wrong_key(settings, machine, what, keys)
+    cause = (
+        "it is still starting, or was shut down inside, or a firewall rule is in the way (TCP 22); "
+        f"{BILLED}, ${machine.usd_per_hour:.2f}/h"
+    )
+    return Diagnosis("the machine does not answer ssh", what, cause, own_line(settings, "wait", machine=name))
+
+
+def of_address(settings: Settings, machine: Rented, way: Way, setup: str) -> Diagnosis:
+    """The configuration leads elsewhere, or nowhere: then it only says the alias again."""
+    alias = alias_for(settings, machine)
+    there = f"and {machine.name or machine.id} is at {machine.ip}"
+    if way.leads_to in ("", alias.lower(), alias):
+        cause = "setup-ssh was not done on this computer, or its block is gone from the configuration"
+        return Diagnosis("ssh does not know the machine", f"ssh {alias} leads nowhere, {there}", cause, setup)
+    cause = "the configuration is of another machine or time"
+    what = f"ssh {alias} leads to {way.leads_to}, {there}"
+    return Diagnosis("the address changed", what, cause, setup)
+
+
+def of_wrong_key(settings: Settings, machine: Rented, what: str, keys: tuple[SshKey, ...]) -> Diagnosis:
+    """The machine lets in another key than ssh offers; the right one may lie beside it."""
+    name, offered = machine.name or machine.id, identity_of(settings)
+    theirs = [key for key in keys if key.name in machine.ssh_keys]
+    known = ", ".join(machine.ssh_keys) or "none"
+    cause = f"the machine was launched with the key {known}, and ssh offers {offered}"
+    own = own_publics(settings)
+    right = next((own[key.public] for key in theirs if key.public in own), None)
+    if right is not None:
+        setup = own_line(settings, "setup-ssh", f"ssh.identity={right}", machine=name)
+        return Diagnosis("the wrong ssh key", what, f"{cause}; it should be {right}", setup)
+    cause += f"; nobody here has it, so it has to be ended where it is, or here; {BILLED}"
+    return Diagnosis("the wrong ssh key", what, cause, own_line(settings, "terminate", machine=name))

@@ -1,0 +1,461 @@
+"""The guard of terminate: what would be lost, which runs were started there, and what to type to save it."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from runner.errors import UsageError, choices
+from runner.machines.fleet import Seen, alias_for
+from runner.machines.lambda_api import Rented
+from runner.machines.ledger import Ledger, Machine
+from runner.machines.probe import HeldFile, HeldRun, Holdings, is_here
+from runner.plan.command import Route, home_or_path, sh
+from runner.plan.next_command import own_line
+from runner.plan.settings import Settings
+from runner.research_log.code import is_product
+from runner.research_log.runs import failed_before_start, was_started
+
+# A clock may have been wrong when the machine was asked for, or when the run began. Too early a bound only
+# asks a person once more; too late a one takes a machine with work on it for an empty one.
+CLOCK_SLACK_S = 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class Names:
+    """What a machine is or was called. `own` mean it alone; an `alias` was another machine's before."""
+
+    own: frozenset[str]
+    aliases: frozenset[str]
+
+
+def was_asked_for_here(ledger: Ledger, machine: Rented) -> bool:
+    """Whether our own request for it is on record, so that no run of ours can be older than the record.
+
+    A ledger that was rebuilt from the cloud's list, and one of another computer, hold no such request.
+    """
+    known = ledger.by_id(machine.id)
+    return known is not None and known.was_asked_for
+
+
+def recorded_runs(settings: Settings, machine: Rented, ledger: Ledger) -> list[Path]:
+    """The folders here of runs that were, or may have been, started on this machine."""
+    names = names_of(settings, machine, ledger.by_id(machine.id))
+    log = settings.paths.research_log
+    plans = [*sorted(log.glob("runs/*/plan.json")), *sorted(log.glob("*/runs/*/plan.json"))]
+    told = {plan.parent for plan in plans if may_be_of(plan, names, machine, ledger)}
+    return sorted(told | set(runs_in_ledger(names, ledger.by_id(machine.id))))
+
+
+def runs_in_ledger(names: Names, known: Machine | None) -> list[Path]:
+    """Those that the ledger tells of since the machine was asked for: of any research log, by any clock."""
+    called = names.own | names.aliases
+    folders = [Path(run.folder) for run in (known.runs if known else ()) if run.name in called]
+    return [folder for folder in folders if was_started(folder)]
+
+
+def names_of(settings: Settings, machine: Rented, known: Machine | None) -> Names:
+    """All of them: it may have been renamed in the console, or reached by its address."""
+    own = {machine.id, machine.name, machine.ip, *((known.name, known.ip) if known else ())}
+    aliases = {alias_for(settings, machine), *((known.alias,) if known else ())}
+    return Names(frozenset(name for name in own if name), frozenset(aliases))
+
+
+def may_be_of(plan: Path, names: Names, machine: Rented, ledger: Ledger) -> bool:
+    """Whether this run may have been started on the machine; a plan that cannot be read may be its."""
+    try:
+        at = plan.stat().st_mtime
+        instance = json.loads(plan.read_text())["instance"]
+        name, is_local = instance["name"], instance["provider"] == "local"
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
+    if is_local or not was_started(plan.parent):
+        return False
+    return name in names.own or (name in names.aliases and is_of_its_time(at, name, machine, ledger))
+
+
+def is_of_its_time(at: float, alias: str, machine: Rented, ledger: Ledger) -> bool:
+    """Whether a run that began then can be of this machine, rather than of an earlier one of the alias."""
+    known = ledger.by_id(machine.id)
+    since = known.since if known else float("inf")
+    if at >= since:
+        return True
+    earlier = (m for m in ledger.machines if m.id not in (None, machine.id) and m.alias == alias)
+    if any(m.until is not None and m.since <= at <= m.until for m in earlier):
+        return False
+    return known is None or at >= since - CLOCK_SLACK_S
+
+
+UNREACHABLE = "unreachable"
+MANY = 100  # names that a refusal lists before it counts the rest
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What would go with the machine: alive runs and files that `discard` does not name, and what it names.
+
+    `num_here` files are here, byte for byte. `unseen` says why nobody knows what else is there.
+    """
+
+    alive: tuple[HeldRun, ...] = ()
+    files: tuple[HeldFile, ...] = ()
+    unseen: str = ""
+    given_up_runs: tuple[HeldRun, ...] = ()
+    given_up_files: tuple[HeldFile, ...] = ()
+    accepts_unseen: bool = False
+    num_here: int = 0
+
+    @property
+    def reason(self) -> str | None:
+        """Why the machine must not go yet."""
+        parts = []
+        if self.unseen:
+            parts.append(f"it cannot be seen what is on it ({self.unseen}), so nothing there is backed up")
+        if self.alive:
+            parts.append(f"alive: {listed([run.folder for run in self.alive])}")
+        if self.files:
+            parts.append(f"not verified here: {listed([file.told for file in self.files])}")
+        return "; ".join(parts) or None
+
+    @property
+    def accepted(self) -> tuple[str, ...]:
+        """What `discard` gives up, in words."""
+        unseen = ("all that nobody can see",) if self.accepts_unseen else ()
+        runs = (f"{run.folder}, which is alive, and all that it writes" for run in self.given_up_runs)
+        return (*unseen, *runs, *(file.told for file in self.given_up_files))
+
+    @property
+    def basis(self) -> tuple[tuple[str, str], ...]:
+        """What is given up, for the digest: whoever consents has seen these very bytes go.
+
+        Of a run that is alive the name says all that it ever writes.
+        """
+        runs = [("lost", run.folder) for run in self.given_up_runs]
+        files = [("lost", f"{file.checksum} {file.path}") for file in self.given_up_files]
+        return tuple(sorted(runs + files))
+
+
+def listed(names: list[str]) -> str:
+    """All of them, up to a great number."""
+    more = f" and {len(names) - MANY} more" if len(names) > MANY else ""
+    return ", ".join(names[:MANY]) + more
+
+
+def loss_of(settings: Settings, seen: Seen, machine: Rented, held: Holdings | None) -> Loss:
+    """What is alive, what is not here, what nobody can see; less what `discard` names.
+
+    UsageError for a word of `discard` that may mean one thing or another.
+    """
+    accepts = UNREACHABLE in settings.discard
+    if held is None:
+        unseen = why_unseen(settings, seen, machine)
+        return Loss(unseen="" if accepts else unseen, accepts_unseen=accepts and bool(unseen))
+    astray = elsewhere(settings, seen, machine, held)
+    missing = tuple(file for file in held.files if not is_here(file, settings.paths.root))
+    words = [word for word in settings.discard if word != UNREACHABLE]
+    meant = Meant.of(words, held, missing)
+    alive = [run for run in held.runs if run.is_alive]
+    dying = [run for run in alive if run.folder in meant.runs]
+    of_dying = [file for file in missing if any(meant.is_of(run, file) for run in dying)]
+    rest = [file for file in missing if file not in of_dying]
+    return Loss(
+        alive=tuple(run for run in alive if run not in dying),
+        files=tuple(file for file in rest if not meant.gives_up(file)),
+        unseen="" if accepts else astray,
+        accepts_unseen=accepts and bool(astray),
+        given_up_runs=tuple(dying),
+        given_up_files=tuple(file for file in rest if meant.gives_up(file)),
+        num_here=len(held.files) - len(missing),
+    )
+
+
+# ------------------------------------------------------------------------------ what cannot be seen
+
+
+def why_unseen(settings: Settings, seen: Seen, machine: Rented) -> str:
+    """Why what is on a machine into which nobody can look is not known; empty where it is: nothing.
+
+    That needs our own request for the machine on record, and no run of ours that may have gone there.
+    """
+    why = no_answer(machine)
+    if not was_asked_for_here(seen.ledger, machine):
+        return f"{why}, and its launch is not on record here, so others may have started runs on it"
+    runs = [folder.name for folder in recorded_runs(settings, machine, seen.ledger)]
+    return f"{why}, and runs may have been started on it: {listed(runs)}" if runs else ""
+
+
+def no_answer(machine: Rented) -> str:
+    """`it is booting and has no address`, or that ssh does not answer."""
+    return f"it is {machine.status} and has no address" if machine.ip is None else "it does not answer ssh"
+
+
+def elsewhere(settings: Settings, seen: Seen, machine: Rented, held: Holdings) -> str:
+    """The runs that were started from here and that the machine does not show: we look in a wrong place."""
+    recorded = recorded_runs(settings, machine, seen.ledger)
+    started = [f for f in recorded if (failed := failed_before_start(f)) is None or failed.exit_code == 255]
+    astray = [
+        settings.paths.shown(folder)
+        for folder in started
+        if not any(ends_with(str(folder), run.folder) for run in held.runs)
+    ]
+    if not astray:
+        return ""
+    return (
+        f"{listed(astray)} ran on it and is not below {settings.remote.root} there: was remote.root another?"
+    )
+
+
+# ----------------------------------------------------------------------------- what discard names
+
+
+@dataclass(frozen=True)
+class Meant:
+    """What the words of `discard` mean on this machine: folders of runs, and other paths.
+
+    Nobody can say which run of a phase left an artifact. So it goes with its runs when all of them go.
+    """
+
+    runs: frozenset[str]
+    paths: frozenset[str]
+    phases: frozenset[str] = frozenset()  # the folders of those whose runs all go
+
+    @staticmethod
+    def of(words: list[str], held: Holdings, missing: tuple[HeldFile, ...]) -> "Meant":
+        """A word that is a run's is only the run; UsageError where it may be one thing or another."""
+        runs: set[str] = set()
+        paths: set[str] = set()
+        for word in map(plain, words):
+            named = [run.folder for run in held.runs if ends_with(run.folder, word)]
+            found = named or sorted({at for file in missing if (at := named_part(file.path, word))})
+            if len(found) > 1:
+                raise UsageError(
+                    f"discard=[{word}] may mean {len(found)} things on the machine; say which",
+                    *(f"  {path}" for path in found[:MANY]),
+                )
+            (runs if named else paths).update(found)
+        stay = {phase_of(run.folder) for run in held.runs if run.folder not in runs}
+        phases = {phase for run in runs if (phase := phase_of(run))} - stay
+        return Meant(frozenset(runs), frozenset(paths), frozenset(phases))
+
+    def is_of(self, run: HeldRun, file: HeldFile) -> bool:
+        """Whether the file is this run's: in its folder, or an artifact that goes with it."""
+        phase = phase_of(run.folder)
+        return is_below(file.path, run.folder) or (phase in self.phases and is_below(file.path, phase))
+
+    def gives_up(self, file: HeldFile) -> bool:
+        """Whether this file may go: it is named, or in a folder that is, or its runs are."""
+        return any(is_below(file.path, path) for path in (*self.runs, *self.phases, *self.paths))
+
+
+def phase_of(run: str) -> str:
+    """`research-log/phase12-…` of a run's folder; empty for a run of no phase, which leaves no artifacts."""
+    folder = run.rpartition("/runs/")[0]
+    return folder if "/" in folder else ""
+
+
+def plain(word: str) -> str:
+    """As typed, without what says nothing."""
+    return word.strip("/").removeprefix("./")
+
+
+def ends_with(path: str, word: str) -> bool:
+    """Whether these are the path's last parts, or all of them."""
+    return bool(word) and f"/{path}".endswith(f"/{word}")
+
+
+def named_part(path: str, word: str) -> str | None:
+    """The file itself, or the folder it is in, that this word names: whole, or by its last parts."""
+    parts = PurePosixPath(path).parts
+    shown = ("/".join(parts[: n + 1]) for n in range(len(parts)))
+    return next((at for at in shown if ends_with(at, word)), None)
+
+
+def is_below(path: str, folder: str) -> bool:
+    """Whether it is this path, or something in it."""
+    return path == folder or path.startswith(f"{folder}/")
+
+
+def unmatched(discard: tuple[str, ...], held: Holdings | None, loss: Loss) -> tuple[str, ...]:
+    """What `discard` names and the machine does not hold: it accepts no loss, so it may be a slip."""
+    if held is None:
+        return ()
+    paths = [*(run.folder for run in held.runs), *(file.path for file in held.files)]
+    known = [*paths, *(path.rpartition("/")[2] for path in paths)]
+    notes = []
+    for word in discard:
+        if word == UNREACHABLE and loss.accepts_unseen:
+            continue
+        if word == UNREACHABLE:
+            notes.append(f"discard=[{word}] accepts nothing: the machine answers, and was looked at")
+        elif not any(named_part(path, plain(word)) for path in paths):
+            meant = choices(word, known, "")[:-1]
+            notes.append(f"discard=[{word}] matches nothing on the machine. {' '.join(meant)}".strip())
+    return tuple(notes)
+
+
+FEW = 5  # files that a command line lists; more of them are named by their folders
+IN_RUN = re.compile(r"runs/(?P<run>[^/]+)(?P<rest>/.*)?")
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A phase as its YAML declares it: what phase= calls it, and its artifacts."""
+
+    choice: str
+    artifacts: tuple[str, ...] = ()
+
+
+def remedies(
+    settings: Settings, machine: Rented, loss: Loss, declared: dict[str, Declared]
+) -> tuple[str, ...]:
+    """A line for each way home, and one for the loss."""
+    where = Where(settings, machine, declared)
+    lines = [
+        *where.waits(loss),
+        *where.logs(loss),
+        *where.backups(loss),
+        *where.copies(loss),
+        *hopeless(loss),
+    ]
+    return (*dict.fromkeys(lines), f"to accept the loss: {where.giving_up(named(loss))}")
+
+
+@dataclass(frozen=True)
+class Where:
+    """The machine, and the phases that are known here."""
+
+    settings: Settings
+    machine: Rented
+    declared: dict[str, Declared]
+
+    def line(self, action: str, folder: str | None, *more: str) -> str:
+        """The runner's own command line about a phase on this machine."""
+        phase = (f"phase={self.declared[folder].choice}",) if folder else ()
+        which = self.machine.name or self.machine.id
+        words = (*phase, *kind_of(self.settings, self.machine), *more)
+        return own_line(self.settings, action, *words, machine=which)
+
+    def giving_up(self, words: list[str]) -> str:
+        """The command line that ends the machine all the same."""
+        return self.line("terminate", None, f"discard=[{', '.join(words)}]")
+
+    def waits(self, loss: Loss) -> list[str]:
+        """For runs that are alive: their end."""
+        runs = [run.folder for run in loss.alive if self.is_ours(run.folder)]
+        return [f"to wait for its end: {self.logs_line(run)}" for run in runs]
+
+    def logs(self, loss: Loss) -> list[str]:
+        """For the logs of runs that were started here: only whoever follows a log may write it."""
+        runs = [file.path.removesuffix("/log") for file in loss.files if self.is_log(file)]
+        return [f"to bring its log home: {self.logs_line(run)}" for run in runs]
+
+    def logs_line(self, run: str) -> str:
+        """The command line that follows this run."""
+        folder, name = self.split(run)
+        return self.line("logs", self.phase_in(folder), f"run={name.removeprefix('runs/')}")
+
+    def backups(self, loss: Loss) -> list[str]:
+        """For what a backup brings: as the phase declares it, and else by its name."""
+        folders = sorted({self.split(run.folder)[0] for run in loss.alive} | set(self.by_folder(loss)))
+        lines = []
+        for folder in folders:
+            if (phase := self.phase_in(folder)) is None:
+                continue
+            names = self.by_folder(loss).get(folder, [])
+            artifacts = self.declared[phase].artifacts
+            others = [name for name in names if not is_product(name, artifacts) or is_of_run(name)]
+            if len(others) < len(names) or not names:
+                lines.append(f"to bring it home: {self.line('backup', phase)}")
+            if others:
+                wanted = f"phase.artifacts=[{','.join(others)}]"
+                lines.append(f"to bring home what no artifact names: {self.line('backup', phase, wanted)}")
+        return lines
+
+    def copies(self, loss: Loss) -> list[str]:
+        """For what belongs to no phase that is known here: rsync itself."""
+        config = None if self.settings.ssh.is_default else self.settings.ssh.config
+        route = Route(alias_for(self.settings, self.machine), config)
+        there = sh("cd", home_or_path(self.settings.remote.root))
+        rsync = route.rsync("-arR", "--from0", "--files-from=-", there=there).text
+        fetch = f"{rsync} {route.far} {sh(f'{self.settings.paths.root}/').text}"
+        strangers = {f: names for f, names in self.by_folder(loss).items() if self.phase_in(f) is None}
+        listed = [sh("printf", r"%s\0", *(f"{f}/{n}" for n in names)).text for f, names in strangers.items()]
+        return [f"to bring it home: {names} | {fetch}" for names in listed]
+
+    def by_folder(self, loss: Loss) -> dict[str, list[str]]:
+        """Folder of runs → the files in it that can be fetched; where they are many, what they are in."""
+        found: dict[str, list[str]] = {}
+        for file in loss.files:
+            if file.checksum not in ("outside", "unreadable") and not self.is_log(file):
+                folder, name = self.split(file.path)
+                found.setdefault(folder, []).append(name)
+        return {
+            folder: names if len(names) <= FEW else list(dict.fromkeys(map(part_of, names)))
+            for folder, names in found.items()
+        }
+
+    def split(self, path: str) -> tuple[str, str]:
+        """`research-log/phase12` and the rest, or `research-log` and `runs/…` of a run without a phase."""
+        parts = path.split("/")
+        num = 1 if parts[1:2] == ["runs"] else 2
+        return "/".join(parts[:num]), "/".join(parts[num:])
+
+    def phase_in(self, folder: str) -> str | None:
+        """The phase that is configured here for this folder."""
+        log, _, phase = folder.partition("/")
+        return phase if log == self.settings.paths.research_log.name and phase in self.declared else None
+
+    def is_log(self, file: HeldFile) -> bool:
+        """Whether it is the log of a run that was started here, from a phase that is configured or none."""
+        return file.path.endswith("/log") and self.is_ours(file.path.removesuffix("/log"))
+
+    def is_ours(self, run: str) -> bool:
+        """Whether `logs` knows this run's folder."""
+        folder, name = self.split(run)
+        is_run = IN_RUN.fullmatch(name) is not None and "/" not in name.removeprefix("runs/")
+        known = self.phase_in(folder) is not None or folder == self.settings.paths.research_log.name
+        return is_run and known and (self.settings.paths.root / run / "plan.json").exists()
+
+
+def is_of_run(name: str) -> bool:
+    """Whether it is in a run's folder, which no artifact is."""
+    return IN_RUN.fullmatch(name) is not None
+
+
+def part_of(name: str) -> str:
+    """`checkpoints` of `checkpoints/1/a.pt`, `runs/0001-train/.hydra` of what is in there."""
+    parts = name.split("/")
+    return "/".join(parts[: 3 if parts[0] == "runs" else 1])
+
+
+def hopeless(loss: Loss) -> list[str]:
+    """What has to be seen to on the machine first."""
+    by_state = {file.checksum for file in loss.files}
+    lines = []
+    if "unreadable" in by_state:
+        lines.append("what cannot be read there has to be made readable there: chmod, or sudo chown")
+    if "outside" in by_state:
+        lines.append("what a link leads to comes home only by a name of its own in phase.artifacts")
+    return lines
+
+
+def named(loss: Loss) -> list[str]:
+    """The words of `discard` that accept this loss; many files by the runs and folders they are in."""
+    runs = [run.folder for run in loss.alive]
+    files = [file.path for file in loss.files]
+    if len(runs) + len(files) > FEW:
+        files = list(dict.fromkeys(folder_of(path) for path in files))
+    return [*([UNREACHABLE] if loss.unseen else []), *dict.fromkeys([*runs, *files])]
+
+
+def folder_of(path: str) -> str:
+    """The run's folder that a file is in, or what is next below the phase's."""
+    match = re.match(r"(?:[^/]+/){1,2}runs/[^/]+", path)
+    return match[0] if match else "/".join(path.split("/")[:3])
+
+
+def kind_of(settings: Settings, machine: Rented) -> tuple[str, ...]:
+    """`instance=…` where none was typed: the phase's own may be this computer, from which nothing comes."""
+    known = {file.stem for folder in settings.paths.conf for file in (folder / "instance").glob("*.yaml")}
+    typed = any(word.startswith("instance=") for word in settings.typed)
+    return (f"instance={machine.type}",) if machine.type in known and not typed else ()

@@ -1,0 +1,177 @@
+"""terminate: the machine gone, and nothing of value with it; the only verb that ever ends a machine."""
+
+from runner.machines.fleet import Seen, called, configured_alias, find, look, target_for
+from runner.machines.guard import (
+    UNREACHABLE,
+    Declared,
+    Loss,
+    is_below,
+    listed,
+    loss_of,
+    no_answer,
+    remedies,
+    unmatched,
+    why_unseen,
+)
+from runner.machines.lambda_api import Rented, terminate_request
+from runner.machines.ledger import Machine
+from runner.machines.probe import Holdings, ask_holdings, on_machine, states
+from runner.machines.ssh_config import removal_step
+from runner.plan.command import Command
+from runner.plan.next_command import own_line
+from runner.plan.plan import Effect, Plan, Step, Target
+from runner.plan.settings import Settings
+from runner.world.world import Asking
+
+
+def terminate(settings: Settings) -> Asking[Plan]:
+    """One request, refused while anything would be lost; then our block leaves the ssh configuration."""
+    seen = yield from look(settings)
+    if (gone := already_gone(settings, seen)) is not None:
+        return nothing_to_end(settings, gone, seen.now)
+    machine = find(settings, seen)
+    held = yield from holdings(settings, machine)
+    loss = loss_of(settings, seen, machine, held)
+    removal = removal_step(settings, machine)
+    ending = Step(
+        "terminate",
+        terminate_request(settings.base_url, machine.id),
+        Effect.DESTROY,
+        reason=f"ends {machine.name or machine.id} and its bill, until the cloud no longer lists it",
+    )
+    return Plan(
+        action="terminate",
+        effect=Effect.DESTROY,
+        target=target_for(settings, machine),
+        steps=(ending, removal) if removal else (ending,),
+        basis=(
+            ("machine", machine.id),
+            *(("discard", name) for name in sorted(settings.discard)),
+            *loss.basis,
+        ),
+        reason=loss.reason,
+        refused=loss.reason is not None,
+        details=details(seen, machine, held, loss),
+        notes=(*notes(settings, machine, loss), *unmatched(settings.discard, held, loss)),
+        then=own_line(settings, "status"),
+        witness=witness(held.stamps, tuple(run.folder for run in loss.given_up_runs)) if held else (),
+    )
+
+
+GIVEN_UP = "given up"  # the state of a run whose end was consented to, whatever it does until then
+
+
+def witness(held: Holdings | None, given_up: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """What the machine shows, but for runs that are given up alive; never empty, so that it was seen."""
+    kept = (
+        row for row in states(held or Holdings()) if not any(is_below(row[0], folder) for folder in given_up)
+    )
+    return (*((folder, GIVEN_UP) for folder in given_up), *kept, ("machine", "seen"))
+
+
+def last_look(settings: Settings, plan: Plan) -> Asking[str | None]:
+    """What happened on the machine while the plan was made: a run that began, a file that changed."""
+    seen = yield from look(settings)
+    machine = next((i for i in seen.alive if i.id == dict(plan.basis)["machine"]), None)
+    if machine is None:
+        return None
+    if not plan.witness:
+        return None if UNREACHABLE in settings.discard else why_unseen(settings, seen, machine) or None
+    held = yield from holdings(settings, machine, only_stamps=True)
+    if held is None:
+        return f"{no_answer(machine)} any more, and did when the plan was made"
+    now = witness(held, tuple(name for name, state in plan.witness if state == GIVEN_UP))
+    changed = sorted({name for name, _ in set(now) ^ set(plan.witness)})
+    return f"on the machine changed meanwhile: {listed(changed)}" if changed else None
+
+
+def holdings(settings: Settings, machine: Rented, only_stamps: bool = False) -> Asking[Holdings | None]:
+    """What is on it; None when nobody can look, as into a machine without an address."""
+    if machine.ip is None:
+        return None
+    log = settings.paths.research_log.name
+    declared = {name: phase.artifacts for name, phase in declared_phases(settings).items()}
+    held: Holdings | None = yield ask_holdings(
+        lambda command: over_ssh(settings, machine, command),
+        settings.remote.root,
+        log,
+        declared,
+        only_stamps,
+    )
+    return held
+
+
+def over_ssh(settings: Settings, machine: Rented, command: Command) -> Command:
+    """The command on the machine, by its address: it need not have an alias yet."""
+    return on_machine(settings, machine, command.text)
+
+
+def declared_phases(settings: Settings) -> dict[str, Declared]:
+    """Every phase that is configured, by its folder's name."""
+    import yaml
+
+    declared: dict[str, Declared] = {}
+    for file in (f for folder in settings.paths.conf for f in sorted((folder / "phase").glob("*.yaml"))):
+        try:
+            phase = yaml.safe_load(file.read_text())["phase"]
+            artifacts = tuple(map(str, phase.get("artifacts") or ()))
+            declared[str(phase["name"])] = Declared(file.stem, artifacts)
+        except (yaml.YAMLError, OSError, KeyError, TypeError, AttributeError, UnicodeDecodeError):
+            continue
+    if settings.phase:
+        known = declared.get(settings.phase.name, Declared(settings.phase.choice))
+        both = (*known.artifacts, *settings.phase.artifacts)
+        declared[settings.phase.name] = Declared(known.choice, both)
+    return declared
+
+
+def already_gone(settings: Settings, seen: Seen) -> Machine | None:
+    """The machine that is meant, if the cloud no longer lists it; one that may still come up is not gone."""
+    wanted = settings.machine or configured_alias(settings)
+    if any(called(i, wanted) for i in seen.alive) or (settings.machine is None and seen.ledger.ours):
+        return None
+    known = [m for m in seen.ledger.machines if m.is_ours and wanted in (m.id, m.name, m.alias)]
+    last = known[-1] if known else None
+    return last if last and last.id and last.name not in {d.name for d in seen.doubtful()} else None
+
+
+def nothing_to_end(settings: Settings, machine: Machine, now: float) -> Plan:
+    """Ending twice harms nobody."""
+    cost = f"{machine.bound}${machine.usd_until(now):.2f}"
+    return Plan(
+        action="terminate",
+        effect=Effect.DESTROY,
+        target=Target(machine.alias, "lambda", machine.type, machine.usd_per_hour),
+        steps=(),
+        basis=(("machine", machine.id or machine.name),),
+        reason=f"the cloud no longer lists {machine.name}; it cost {cost} in all",
+        then=own_line(settings, "status"),
+    )
+
+
+def details(seen: Seen, machine: Rented, held: Holdings | None, loss: Loss) -> tuple[tuple[str, str], ...]:
+    """What a person weighs before ending a machine."""
+    known = seen.ledger.by_id(machine.id)
+    rows = [("name", f"{machine.name or '(no name)'} · {machine.id} · {machine.status} in {machine.region}")]
+    if known and known.is_ours:
+        hours = (seen.now - known.since) / 3600
+        cost = f"{known.bound}${known.usd_until(seen.now):.2f} so far, {known.bound}{hours:.1f} h"
+        rows.append(("cost", cost))
+    else:
+        rows.append(("cost", "unknown: it was not launched from here"))
+    if held is not None:
+        num_runs, num_files = len(held.runs), len(held.files)
+        rows.append(
+            ("holds", f"{num_runs} run(s), {num_files} artifact file(s), {loss.num_here} verified here")
+        )
+    else:
+        rows.append(("holds", f"nobody can see it: {no_answer(machine)}"))
+    return tuple(rows)
+
+
+def notes(settings: Settings, machine: Rented, loss: Loss) -> tuple[str, ...]:
+    """What is given up, and how to lose nothing."""
+    given_up = (f"will be lost, as discard says: {listed(list(loss.accepted))}",) if loss.accepted else ()
+    if loss.reason is None:
+        return given_up
+    return (*given_up, *remedies(settings, machine, loss, declared_phases(settings)))

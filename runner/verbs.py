@@ -1,0 +1,199 @@
+"""The table of verbs, and which rules answer an action: those of a verb, or of a job of the phase."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from runner.errors import UsageError, choices
+from runner.plan.fold import SweptJob
+from runner.plan.next_command import OF_ONE_VERB, key_of, overview_line
+from runner.plan.plan import Effect, Plan
+from runner.plan.settings import Settings
+from runner.world.world import Asking
+
+
+@dataclass(frozen=True)
+class Verb:
+    """`rules` is `module:function` below runner, imported only when the verb is used.
+
+    So is `words`: a function of the settings and the exit code that reads what the verb's plan left
+    behind and says, a line each, what that means. `keys` are those of single verbs that it takes.
+    `last_look` asks, right before the plan's first step, why it must not be taken after all.
+    """
+
+    name: str
+    effect: Effect
+    summary: str
+    rules: str
+    words: str | None = None
+    keys: tuple[str, ...] = ()
+    last_look: str | None = None
+
+    def ask(self, settings: Settings) -> Asking[Any]:
+        """The verb's questions for these settings, and then its Plan or Report."""
+        rules: Callable[[Settings], Asking[Any]] = function(self.rules)
+        return rules(settings)
+
+    def look_again(self, settings: Settings, plan: Plan) -> Asking[str | None]:
+        """What has changed since the plan was made and speaks against it; None for most."""
+        if self.last_look is None:
+            yield from ()
+            return None
+        rules: Callable[[Settings, Plan], Asking[str | None]] = function(self.last_look)
+        return (yield from rules(settings, plan))
+
+    def say(self, settings: Settings, exit_code: int) -> tuple[str, ...]:
+        """What came of the verb's plan, in words; nothing for most."""
+        if self.words is None:
+            return ()
+        words: Callable[[Settings, int], tuple[str, ...]] = function(self.words)
+        return words(settings, exit_code)
+
+
+def function(place: str) -> Any:
+    """What `module:function` names."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(f"runner.{module}"), name)
+
+
+# In the order of a machine's life, which is the order of --help.
+READ, CHANGE, PAY, DESTROY = Effect.READ, Effect.CHANGE, Effect.PAY, Effect.DESTROY
+OF_RUN = ("run", "lines")
+OF_LAUNCH = ("wait_for_capacity", "budget_usd")
+OF_JOB = ("run", "resume", "require_preflight")
+VERBS = (
+    Verb(
+        "discover", READ, "the phases, their states, and what to type next", "research_log.discover:discover"
+    ),
+    Verb(
+        *("preflight", CHANGE, "the phase's packages tried on this machine's CPU, thrown away"),
+        *("environment.preflight:preflight", "environment.preflight:words"),
+    ),
+    Verb("available", READ, "instance types, their price, where they are free", "machines.launch:available"),
+    Verb("launch", PAY, "a new machine under a name of ours", "machines.launch:launch", keys=OF_LAUNCH),
+    Verb("wait", READ, "blocks until ssh answers and CUDA works", "machines.status:wait"),
+    Verb("setup-ssh", CHANGE, "`ssh lambda` works in every terminal", "machines.ssh_config:setup_ssh"),
+    Verb("up", PAY, "launch, wait, setup-ssh, in one blocking call", "machines.launch:up", keys=OF_LAUNCH),
+    Verb("sync", CHANGE, "the phase's code on the machine", "jobs.transfer:sync"),
+    Verb(
+        "setup", CHANGE, "uv and the shared environment, with the phase's packages", "environment.setup:setup"
+    ),
+    Verb(
+        "run", CHANGE, "one command='…' on the machine, logged like a job", "jobs.job:run", keys=("command",)
+    ),
+    Verb("status", READ, "machines, dollars so far and per hour, runs, idle GPUs", "machines.status:status"),
+    Verb(
+        "logs", READ, "follow a run's log until it ends; Ctrl-C only detaches", "jobs.job:logs", keys=OF_RUN
+    ),
+    Verb("stop", CHANGE, "stop a run, not the machine", "jobs.job:stop", keys=OF_RUN),
+    Verb(
+        "doctor",
+        READ,
+        "what went wrong, the evidence, and what mends it",
+        "doctor.doctor:doctor",
+        keys=OF_RUN,
+    ),
+    Verb("report", READ, "a page with pictures of a sweep or a run", "report.report:report", keys=OF_RUN),
+    Verb("backup", CHANGE, "the phase's artifacts here, verified by checksum", "jobs.transfer:backup"),
+    Verb(
+        "terminate",
+        DESTROY,
+        "the machine gone, after a verified backup",
+        "machines.terminate:terminate",
+        keys=("discard",),
+        last_look="machines.terminate:last_look",
+    ),
+)
+
+
+def verb_named(name: str) -> Verb | None:
+    """The verb of this name."""
+    return next((verb for verb in VERBS if verb.name == name), None)
+
+
+def rules_for(settings: Settings) -> Asking[Any]:
+    """The generator that asks and then plans. UsageError with the near matches for an unknown action."""
+    if verb := verb_named(settings.action):
+        check_keys(settings, verb.keys)
+        if settings.phase and settings.phase.job(verb.name):
+            raise UsageError(
+                f"phase.jobs.{verb.name} of {settings.phase.name}: {verb.name} is a verb already",
+                "Rename the job in the phase's YAML.",
+            )
+        return verb.ask(settings)
+    if settings.phase and settings.phase.job(settings.action):
+        check_keys(settings, OF_JOB)
+        if settings.resume is not None:
+            from runner.jobs.sweep import resumed
+
+            return resumed(settings)
+        from runner.jobs.job import job
+
+        return job(settings)
+    raise unknown_action(settings)
+
+
+def sweep_rules(settings: Settings, members: Sequence[SweptJob]) -> Asking[Any]:
+    """The same for many configurations at once: a sweep is of a job."""
+    if verb_named(settings.action):
+        raise UsageError(
+            f"-m sweeps a job, and {settings.action} is a verb",
+            "Jobs are what the phase declares, for instance action=train or action=generate",
+        )
+    if settings.phase is None or settings.phase.job(settings.action) is None:
+        raise unknown_action(settings)
+    check_keys(settings, OF_JOB)
+    from runner.jobs.sweep import sweep
+
+    return sweep(settings, members)
+
+
+# What works on the machine of the settings, which on `local` no name can change.
+ON_MACHINE = ("sync", "setup", "run", "backup")
+
+
+def check_keys(settings: Settings, taken: tuple[str, ...]) -> None:
+    """UsageError for a key of single verbs that was typed and would be passed over by this one."""
+    given = {key_of(word): word for word in settings.typed if not word.endswith("=null")}
+    for key in (key for key in OF_ONE_VERB if key != "action"):
+        if key in given and key not in taken:
+            raise UsageError(
+                f"{given[key]}: action={settings.action} takes no {key}=",
+                f"It belongs to: {', '.join(takers(key))}. Leave it out, or give another action=.",
+            )
+    is_on_machine = verb_named(settings.action) is None or settings.action in ON_MACHINE
+    if "machine" in given and settings.instance.is_local and is_on_machine:
+        raise UsageError(
+            f"{given['machine']}: instance=local is this computer, and machine= names a rented one",
+            "To work on that machine say of what kind it is: instance=gpu_1x_a10",
+            "To work here leave machine= out.",
+        )
+
+
+def takers(key: str) -> list[str]:
+    """The actions that take a key of single verbs."""
+    jobs = ["a job of the phase"] if key in OF_JOB else []
+    return [*(f"action={verb.name}" for verb in VERBS if key in verb.keys), *jobs]
+
+
+def unknown_action(settings: Settings) -> UsageError:
+    """What could have been meant."""
+    verbs = [verb.name for verb in VERBS]
+    if settings.phase is None:
+        hints = choices(settings.action, verbs, "Verbs")
+        return UsageError(
+            f"action={settings.action}: there is no such verb, and jobs need a phase: phase=NAME",
+            *hints,
+            f"The phases and their jobs: {overview_line(settings)}",
+        )
+    jobs = [job.name for job in settings.phase.jobs]
+    hints = choices(settings.action, [*jobs, *verbs], "Verbs and jobs")
+    shown = f"Jobs of {settings.phase.name}: {', '.join(jobs) or 'it declares none'}"
+    meant = hints[:-1]
+    return UsageError(
+        f"action={settings.action}: neither a verb nor a job of {settings.phase.name}",
+        *meant,
+        shown,
+        f"Verbs: {', '.join(verbs)}",
+    )

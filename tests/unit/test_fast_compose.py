@@ -1,0 +1,78 @@
+"""Leaving Hydra's own section out of a composition changes nothing of ours."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from runner.config import fast_compose
+from runner.config.compose import in_grammar, parsed
+from runner.config.fast_compose import composed, whole, without_hydra
+from runner.config.freeze import load
+from runner.errors import UsageError
+from tests.support import Lab
+
+COMMAND_LINES = {
+    "nothing": [],
+    "a phase that overrides its instance": ["phase=phase12"],
+    "both typed": ["phase=phase12", "instance=local", "generation=greedy"],
+    "values": ["phase=phase11", "batch_size=8", "action=train", "generation.temperature=0.1"],
+    "an added key": ["phase=phase11", "+phase.jobs.train.args.new=3"],
+    "an added or changed key": ["phase=phase11", "++phase.jobs.train.args.lr=[1,2]"],
+    "a deleted key": ["phase=phase11", "~phase.jobs.train.args.lr"],
+    "a dictionary": ["phase=phase11", "++phase.jobs.train.env={A: 1, B: null}"],
+    "quotes and an interpolation": ["machine='a, ${action}'", "lines=3"],
+    "the last of two": ["phase=phase12", "phase=phase11"],
+}
+
+
+def structs(config: Any) -> list[bool | None]:
+    """The flag that closes a node, for every node; reading a frozen configuration depends on it."""
+    nodes = [config._get_flag("struct")]
+    for key in config if isinstance(config, DictConfig) else ():
+        node = config._get_node(key)
+        if isinstance(node, DictConfig) and not node._is_none():
+            nodes += structs(node)
+    return nodes
+
+
+@pytest.mark.parametrize("case", COMMAND_LINES)
+def test_the_same_as_hydra_composes(case: str) -> None:
+    overrides = parsed(COMMAND_LINES[case])
+    short, full = without_hydra(overrides, ()), whole(COMMAND_LINES[case])
+    assert OmegaConf.to_yaml(short) == OmegaConf.to_yaml(full)
+    assert list(short) == list(full)
+    assert structs(short) == structs(full)
+
+
+def test_the_same_with_a_folder_of_ones_own(research_log: Lab) -> None:
+    research_log.add_phase(args={"lr": "${batch_size}"}, batch_size=8)
+    where = [f"hydra.searchpath=[{in_grammar('', str(research_log.conf))[1:]}]"]
+    short = without_hydra(parsed(["phase=phase1"]), parsed(where))
+    assert OmegaConf.to_yaml(short) == OmegaConf.to_yaml(whole(["phase=phase1", *where]))
+    assert short.phase.name == "phase1-test"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["hydra.run.dir=x"], ["hydra/job_logging=disabled"], ["+hydra.job.env_set.A=b"]],
+)
+def test_hydras_own_keys_are_composed_by_hydra(words: list[str]) -> None:
+    assert composed(parsed(words)) == whole([])
+
+
+def test_a_phase_may_choose_among_hydras_own_groups(research_log: Lab) -> None:
+    research_log.add_phase()
+    file = research_log.conf / "phase/phase1.yaml"
+    file.write_text('# @package _global_\n{"defaults": [{"override /hydra/job_logging": "disabled"}]}')
+    with pytest.raises(UsageError, match=r"phase\.name"):  # composed, and then what is ours to say
+        load(["phase=phase1"], Path.cwd(), research_log.conf)
+
+
+def test_an_inside_of_hydras_that_changed_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    def changed(*_: Any) -> DictConfig:
+        raise AttributeError("ConfigLoaderImpl has no _compose_config_from_defaults_list")
+
+    monkeypatch.setattr(fast_compose, "without_hydra", changed)
+    assert composed(parsed(["phase=phase12"])) == whole(["phase=phase12"])
