@@ -36,17 +36,17 @@ def apply(plan: Plan, transport: Transport, screen: Screen, tell: Tell) -> PlanR
     claim_run(plan)
     done: list[StepResult] = []
     try:
-        code, last_lines = take_in_order(plan, done, transport, screen, tell)
+        code, last_lines = _take_in_order(plan, done, transport, screen, tell)
     finally:  # an interrupt may fall between two steps
-        cleaned = clean_up(plan, done, transport, screen, tell)
-    files = (log_of(plan), present_artifacts(plan))
-    finished = PlanResult(plan, code or cleaned, tuple(done), *files, last_lines, members_of(plan))
+        cleaned = _clean_up(plan, done, transport, screen, tell)
+    files = (_log_of(plan), _present_artifacts(plan))
+    finished = PlanResult(plan, code or cleaned, tuple(done), *files, last_lines, _members_of(plan))
     if problem := record_result(finished):
         tell(f"warning: {problem.message}")
     return finished
 
 
-def take_in_order(
+def _take_in_order(
     plan: Plan, done: list[StepResult], transport: Transport, screen: Screen, tell: Tell
 ) -> tuple[int, tuple[bytes, ...]]:
     """The steps but for those that clean up; the first failure's exit code and its last lines."""
@@ -55,24 +55,24 @@ def take_in_order(
     for step in plan.steps:
         if isinstance(step.action, Request):
             if step.attempt in (None, 1):
-                sent = send_attempts(plan, transport, tell) if step.attempt else send(step, transport, tell)
+                sent = _send_attempts(plan, transport, tell) if step.attempt else _send(step, transport, tell)
                 done += sent
                 code, stopped = sent[-1].exit_code, sent[-1].exit_code != 0
         elif not step.always:
             tell(f"{step.name} …")
-            result = taken(step, transport, screen)
+            result = _taken(step, transport, screen)
             done.append(StepResult(step.name, result.exit_code, result.seconds))
-            tell(outcome(step, result))
+            tell(_outcome(step, result))
             if code == 0:
-                code = 130 if result.interrupted else own_code(step, result)
-                last_lines = said_last(step, screen) if code else ()
+                code = 130 if result.interrupted else _own_code(step, result)
+                last_lines = _said_last(step, screen) if code else ()
             stopped = result.interrupted or (not result.ok and not step.carries_on)
         if stopped:
             break
     return code, last_lines
 
 
-def said_last(step: Step, screen: Screen) -> tuple[bytes, ...]:
+def _said_last(step: Step, screen: Screen) -> tuple[bytes, ...]:
     """What the step said last; of a job only what is in its log: bash says on the screen who killed it."""
     shown = tuple(screen.last_lines)
     if not (isinstance(step.action, Command) and step.action.log):
@@ -81,19 +81,19 @@ def said_last(step: Step, screen: Screen) -> tuple[bytes, ...]:
     return tuple(line for line in shown if line.decode(errors="replace") in logged) or shown
 
 
-def clean_up(plan: Plan, done: list[StepResult], transport: Transport, screen: Screen, tell: Tell) -> int:
+def _clean_up(plan: Plan, done: list[StepResult], transport: Transport, screen: Screen, tell: Tell) -> int:
     """The steps that are taken always, without a word when all is well; the first failure's exit code."""
     code = 0
     for step in (step for step in plan.steps if step.always):
-        result = taken(step, transport, screen)
+        result = _taken(step, transport, screen)
         done.append(StepResult(step.name, result.exit_code, result.seconds))
         if not result.ok:
-            tell(outcome(step, result))
+            tell(_outcome(step, result))
             code = code or result.exit_code
     return code
 
 
-def taken(step: Step, transport: Transport, screen: Screen) -> Result:
+def _taken(step: Step, transport: Transport, screen: Screen) -> Result:
     """One step, its output on the screen. Ctrl-C before the step could hear it is an interrupted step."""
     screen.last_lines.clear()
     try:
@@ -104,17 +104,17 @@ def taken(step: Step, transport: Transport, screen: Screen) -> Result:
         screen.close()
 
 
-def send(step: Step, transport: Transport, tell: Tell) -> list[StepResult]:
+def _send(step: Step, transport: Transport, tell: Tell) -> list[StepResult]:
     """One request that can be repeated, seen through to its effect."""
     from runner.machines.launch_protocol import sending  # here: jobs send nothing
 
     tell(f"{step.name} …")
     sent = answer(transport, sending(step))
-    tell_sent(sent, tell)
+    _tell_sent(sent, tell)
     return [StepResult(step.name, sent.exit_code, sent.seconds)]
 
 
-def send_attempts(plan: Plan, transport: Transport, tell: Tell) -> list[StepResult]:
+def _send_attempts(plan: Plan, transport: Transport, tell: Tell) -> list[StepResult]:
     """All attempts of a launch, in order, as one affair: one of them at most rents a machine."""
     from runner.machines.launch_protocol import launching
 
@@ -125,11 +125,11 @@ def send_attempts(plan: Plan, transport: Transport, tell: Tell) -> list[StepResu
     with transport.claim(request.json["name"]):
         launch = answer(transport, launching(attempts, plan.digest, plan.patience_s))
     for sent in launch.result():
-        tell_sent(sent, tell)
+        _tell_sent(sent, tell)
     return [StepResult(sent.step.name, sent.exit_code, sent.seconds) for sent in launch.result()]
 
 
-def tell_sent(sent: "Sent", tell: Tell) -> None:
+def _tell_sent(sent: "Sent", tell: Tell) -> None:
     """How a request went, and what to do about it."""
     where = f" ({sent.step.offer.type} in {sent.step.offer.region})" if sent.step.offer else ""
     if sent.error is None:
@@ -140,13 +140,13 @@ def tell_sent(sent: "Sent", tell: Tell) -> None:
         tell(f"  {hint}")
 
 
-def own_code(step: Step, result: Result) -> int:
+def _own_code(step: Step, result: Result) -> int:
     """The exit code to report: 255 of ssh, or of rsync over ssh, means that the machine was not reached."""
     not_reached = result.exit_code == 255 and not step.carries_on and "ssh " in step.command
     return 69 if not_reached else result.exit_code
 
 
-def outcome(step: Step, result: Result) -> str:
+def _outcome(step: Step, result: Result) -> str:
     """`setup: 3.1 s` or how it failed."""
     if result.interrupted:
         return f"{step.name}: stopped after {result.seconds:.1f} s"
@@ -156,20 +156,20 @@ def outcome(step: Step, result: Result) -> str:
     return f"{step.name}: failed after {result.seconds:.1f} s ({how}exit code {result.exit_code})"
 
 
-def log_of(plan: Plan) -> str | None:
+def _log_of(plan: Plan) -> str | None:
     """The run's log here, if there is one."""
     log = Path(plan.run_folder or "") / "log"
     return str(log) if plan.run_folder and log.exists() else None
 
 
-def members_of(plan: Plan) -> MembersResult | None:
+def _members_of(plan: Plan) -> MembersResult | None:
     """What the members of a sweep have left here."""
     if not plan.members or plan.results is None:
         return None
     return members_result(Path(plan.results), [member.number for member in plan.members])
 
 
-def present_artifacts(plan: Plan) -> tuple[str, ...]:
+def _present_artifacts(plan: Plan) -> tuple[str, ...]:
     """Those of the declared artifacts that are here now, as absolute paths."""
     if plan.run_folder is None:
         return ()

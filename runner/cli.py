@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from runner.errors import RunnerError
 
 
-USAGE = """\
+_USAGE = """\
 Plans, runs and guards training and sampling, here or on rented GPUs.
 
   python -m runner [key=value | group=choice]... [-m]
@@ -58,14 +58,14 @@ def help_text(folders: tuple[Path, ...]) -> str:
     rows.insert(1, ("<job>", "a job of the phase: train, generate, …", "change"))
     name, summary = (max(len(row[column]) for row in rows) for column in (0, 1))
     verbs = "\n".join(f"  {row[0]:<{name}}  {row[1]:<{summary}}  {row[2]}" for row in rows)
-    return USAGE.format(
+    return _USAGE.format(
         verbs=verbs,
-        phases=" · ".join(stems(folders, "phase")) or "none yet",
-        instances=" · ".join(stems(folders, "instance")),
+        phases=" · ".join(_stems(folders, "phase")) or "none yet",
+        instances=" · ".join(_stems(folders, "instance")),
     )
 
 
-def stems(folders: tuple[Path, ...], group: str) -> list[str]:
+def _stems(folders: tuple[Path, ...], group: str) -> list[str]:
     """The choices of a group."""
     return sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
 
@@ -75,7 +75,7 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 
 def main() -> int:
     """Run the command line of this process and give its exit code."""
-    on_interrupt(leave)
+    _on_interrupt(_leave)
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  closed by whoever started us
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     sys.dont_write_bytecode = True  # showing a plan writes no file; `make` compiles the runner
@@ -83,19 +83,19 @@ def main() -> int:
     atexit.register(gc.freeze)  # and at the end, when all memory is given back anyway, another 8 %
     arguments = sys.argv[1:]
     if any(flag in arguments for flag in ("--help", "-h")):
-        print(help_text((CONF, *config_dirs(arguments))), end="")
+        print(help_text((CONF, *_config_dirs(arguments))), end="")
         return 0
-    return guarded(arguments)
+    return _guarded(arguments)
 
 
-def config_dirs(arguments: list[str]) -> list[Path]:
+def _config_dirs(arguments: list[str]) -> list[Path]:
     """The folders behind --config-dir, for a help that imports no parser."""
     flags = ("--config-dir", "-cd")
     joined = [word.partition("=")[2] for word in arguments if word.startswith("--config-dir=")]
     return [Path(d) for d in joined + [b for a, b in pairwise(arguments) if a in flags]]
 
 
-def guarded(arguments: list[str]) -> int:
+def _guarded(arguments: list[str]) -> int:
     """`run`, with every way it can end translated to what a person and a program understand."""
     from runner.errors import RunnerError
     from runner.view.text import Paint, error_text
@@ -103,16 +103,16 @@ def guarded(arguments: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):  # UTF-8 wherever this runs: names and arrows are in it
         stream.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
     try:
-        return run(arguments)
+        return _run(arguments)
     except RunnerError as error:
-        print(error_text(error, Paint(colourful(sys.stderr))), file=sys.stderr)
+        print(error_text(error, Paint(_colourful(sys.stderr))), file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except Exception as error:
-        if mistake := mistake_behind(error):
-            print(error_text(mistake, Paint(colourful(sys.stderr))), file=sys.stderr)
+        if mistake := _mistake_behind(error):
+            print(error_text(mistake, Paint(_colourful(sys.stderr))), file=sys.stderr)
             return mistake.exit_code
         print_exc()
         print("This is a bug of the runner. What ran until here is in the run's folder.", file=sys.stderr)
@@ -122,7 +122,7 @@ def guarded(arguments: list[str]) -> int:
         return 128 + (interrupted.args[0] if interrupted.args else signal.SIGINT)
 
 
-def mistake_behind(error: Exception) -> "RunnerError | None":
+def _mistake_behind(error: Exception) -> "RunnerError | None":
     """The person's mistake behind an error of Python's: nobody set it up, or a name is too long."""
     from runner.errors import UsageError
 
@@ -138,27 +138,27 @@ def mistake_behind(error: Exception) -> "RunnerError | None":
     return None
 
 
-def on_interrupt(handle: Callable[[int, FrameType | None], None]) -> None:
+def _on_interrupt(handle: Callable[[int, FrameType | None], None]) -> None:
     """Ctrl-C, a polite kill and a closed terminal call `handle`; what nohup ignores stays ignored."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handle)
 
 
-def leave(number: int, frame: FrameType | None) -> None:
+def _leave(number: int, frame: FrameType | None) -> None:
     """End at once, while nothing was begun: an exception inside OmegaConf comes out as another one."""
     del frame
     os.write(sys.stderr.fileno(), b"\nInterrupted.\n")
     os._exit(128 + number)
 
 
-def interrupt(number: int, frame: FrameType | None) -> None:
+def _interrupt(number: int, frame: FrameType | None) -> None:
     """Unwind what was begun."""
     del frame
     raise KeyboardInterrupt(number)
 
 
-def run(arguments: list[str]) -> int:
+def _run(arguments: list[str]) -> int:
     """Everything between the arguments and the exit code."""
     from runner.hydra_flags import parse, serve
 
@@ -167,10 +167,10 @@ def run(arguments: list[str]) -> int:
         return serve(flags, arguments)
     from runner.view.text import Paint
 
-    settings, rules = loaded(flags)
+    settings, rules = _loaded(flags)
     gc.enable()
-    on_interrupt(interrupt)
-    paint = Paint(colourful(sys.stdout))
+    _on_interrupt(_interrupt)
+    paint = Paint(_colourful(sys.stdout))
     from runner.errors import RunnerError
     from runner.machines.ledger import LEDGER
     from runner.plan.next_command import in_context
@@ -184,16 +184,16 @@ def run(arguments: list[str]) -> int:
             from runner.consent import show_or_apply
 
             return show_or_apply(outcome, settings, transport, paint, lambda: answer(transport, rules()))
-        show_report(outcome, settings.output, paint)
+        _show_report(outcome, settings.output, paint)
         return int(getattr(outcome, "exit_code", 0))
     except RunnerError as error:  # whoever raised it may not have known what was typed
         error.hints = tuple(in_context(settings, hint) for hint in error.hints)
         raise
     finally:
-        tell_running(settings, transport.now())
+        _tell_running(settings, transport.now())
 
 
-def tell_running(settings: Any, now: float) -> None:
+def _tell_running(settings: Any, now: float) -> None:
     """The last lines of every answer: what is running, and at what price; on stderr where stdout is data
     or a job's output."""
     from runner.errors import RunnerError
@@ -215,9 +215,9 @@ def tell_running(settings: Any, now: float) -> None:
         print(line, file=out)
 
 
-def loaded(flags: Any) -> tuple[Any, Any]:
+def _loaded(flags: Any) -> tuple[Any, Any]:
     """The settings of one configuration or of a sweep of them, and what begins to ask by its rules."""
-    given = (list(flags.overrides), Path.cwd(), flags.config_dir, program())
+    given = (list(flags.overrides), Path.cwd(), flags.config_dir, _program())
     if flags.multirun:
         from runner.config.multirun import load_sweep
         from runner.verbs import sweep_rules
@@ -231,7 +231,7 @@ def loaded(flags: Any) -> tuple[Any, Any]:
     return settings, lambda: rules_for(settings)
 
 
-def show_report(report: Any, output: str, paint: Any) -> None:
+def _show_report(report: Any, output: str, paint: Any) -> None:
     """A report in the form that was asked for."""
     import runner.view.reports
     import runner.view.tables  # noqa: F401  these two register the reports of their verbs
@@ -240,7 +240,7 @@ def show_report(report: Any, output: str, paint: Any) -> None:
 
     document = report.document()
     if document["format"] == "runner.report/1":
-        show_drawn(report, document, output, paint)
+        _show_drawn(report, document, output, paint)
     else:
         print(to_json(document) if output == "json" else report_text(report, paint))
     sys.stdout.flush()
@@ -248,7 +248,7 @@ def show_report(report: Any, output: str, paint: Any) -> None:
         print(f"warning: {problem}", file=sys.stderr)
 
 
-def show_drawn(report: Any, document: dict[str, Any], output: str, paint: Any) -> None:
+def _show_drawn(report: Any, document: dict[str, Any], output: str, paint: Any) -> None:
     """A report with a page: its figures are shown also where the page cannot be drawn."""
     import runner.view.reports  # noqa: F401  registers the report of a run
     from runner.errors import UsageError
@@ -270,7 +270,7 @@ def show_drawn(report: Any, document: dict[str, Any], output: str, paint: Any) -
         print("\n".join(f"  {'page' if file == files[0] else 'picture':<9} {file}" for file in files))
 
 
-def program() -> str:
+def _program() -> str:
     """How this program is called here, as the next command has to spell it."""
     if Path(sys.argv[0]).name == "runner":
         return "runner"
@@ -282,6 +282,6 @@ def program() -> str:
     return f"{shown} -m runner"
 
 
-def colourful(stream: Any) -> bool:
+def _colourful(stream: Any) -> bool:
     """Whether colour would be seen: a terminal, and nobody who said NO_COLOR."""
     return bool(stream.isatty()) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

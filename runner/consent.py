@@ -26,26 +26,26 @@ def show_or_apply(
     """
     reads = plan.effect is Effect.READ and settings.output != "script"
     if not reads or settings.output == "json":
-        show(plan, settings, paint)
+        _show(plan, settings, paint)
     if reads:
-        return carry_out(plan, settings, transport, paint)
+        return _carry_out(plan, settings, transport, paint)
     nothing_to_do = not plan.steps and not plan.refused
     # what is done once says that it was; the other verbs may be confirmed twice
     agreed = settings.confirm in ("true", plan.digest) or plan.effect is not Effect.PAY
     if settings.confirm == "false" or (nothing_to_do and agreed):
         return 0
-    check_consent(plan, settings)
+    _check_consent(plan, settings)
     if plan.effect is Effect.DESTROY and settings.confirm == "true":
-        ask_for_name(plan, settings)
+        _ask_for_name(plan, settings)
         now = again()
-        check_same(plan, now)
+        _check_same(plan, now)
         plan = now
     if plan.effect is Effect.DESTROY:
-        check_unchanged(plan, settings, transport)
-    return carry_out(plan, settings, transport, paint)
+        _check_unchanged(plan, settings, transport)
+    return _carry_out(plan, settings, transport, paint)
 
 
-def carry_out(plan: Plan, settings: Settings, transport: Transport, paint: Paint) -> int:
+def _carry_out(plan: Plan, settings: Settings, transport: Transport, paint: Paint) -> int:
     """The exit code of applying the plan; what is only read needs no consent."""
     from runner.apply import apply  # here, since a plan that is only shown does not need it
     from runner.world.screen import Screen
@@ -56,22 +56,22 @@ def carry_out(plan: Plan, settings: Settings, transport: Transport, paint: Paint
     talk = Paint(bool(paint.colour and sys.stderr.isatty()))
 
     def tell(line: str) -> None:
-        say(talk(f"[runner] {in_context(settings, line)}", "dim"), sys.stderr)
+        _say(talk(f"[runner] {in_context(settings, line)}", "dim"), sys.stderr)
 
     result = apply(plan, transport, screen, tell)
     if settings.output == "json":
-        say(to_json(result.document()), sys.stdout)
-    hidden = () if is_one_place(screen.out, sys.stderr) else result.last_lines
-    say(result_text(result, settings, hidden, talk), sys.stderr)
+        _say(to_json(result.document()), sys.stdout)
+    hidden = () if _is_one_place(screen.out, sys.stderr) else result.last_lines
+    _say(result_text(result, settings, hidden, talk), sys.stderr)
     if plan.effect is Effect.DESTROY:
-        tell_total(plan, settings)
+        _tell_total(plan, settings)
     verb = verb_named(plan.action)
     for line in verb.say(settings, result.exit_code) if verb else ():
-        say(f"  {line}", sys.stderr)
+        _say(f"  {line}", sys.stderr)
     return result.exit_code
 
 
-def is_one_place(output: IO[Any], talk: IO[Any]) -> bool:
+def _is_one_place(output: IO[Any], talk: IO[Any]) -> bool:
     """Whether whoever reads the talk has read the job's output just above it."""
     try:
         return os.path.sameopenfile(output.fileno(), talk.fileno())
@@ -79,22 +79,22 @@ def is_one_place(output: IO[Any], talk: IO[Any]) -> bool:
         return False
 
 
-def say(text: str, stream: TextIO) -> None:
+def _say(text: str, stream: TextIO) -> None:
     """A line for whoever still listens: a closed terminal or pipe does not stop what was consented to."""
     with suppress(OSError):
         print(text, file=stream, flush=True)
 
 
-def tell_total(plan: Plan, settings: Settings) -> None:
+def _tell_total(plan: Plan, settings: Settings) -> None:
     """What the machine cost, once it is gone."""
     machine = read_ledger(settings.paths.state).by_id(dict(plan.basis).get("machine", ""))
     if machine and machine.until and machine.is_ours:
         hours = (machine.until - machine.since) / 3600
         cost, bound = machine.usd_until(machine.until), machine.bound
-        say(f"  total     {bound}${cost:.2f} for {bound}{hours:.2f} h", sys.stderr)
+        _say(f"  total     {bound}${cost:.2f} for {bound}{hours:.2f} h", sys.stderr)
 
 
-def ask_for_name(plan: Plan, settings: Settings) -> None:
+def _ask_for_name(plan: Plan, settings: Settings) -> None:
     """Refused (77) unless a person at a terminal types the name of the machine."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise Refused(
@@ -108,7 +108,7 @@ def ask_for_name(plan: Plan, settings: Settings) -> None:
         raise Refused(f"That is not {plan.target.name}", "Nothing has run.")
 
 
-def check_unchanged(plan: Plan, settings: Settings, transport: Transport) -> None:
+def _check_unchanged(plan: Plan, settings: Settings, transport: Transport) -> None:
     """Refused (77) when something changed while the plan was made: to compare checksums may take minutes."""
     verb = verb_named(plan.action)
     why = answer(transport, verb.look_again(settings, plan)) if verb else None
@@ -116,23 +116,23 @@ def check_unchanged(plan: Plan, settings: Settings, transport: Transport) -> Non
         raise Refused(
             f"{plan.action} is refused: {why}",
             "Nothing was ended: the machine runs on, and is billed. To see the plan as it is now:",
-            own_line(settings, plan.action, *discarding(settings)),
+            own_line(settings, plan.action, *_discarding(settings)),
         )
 
 
-def discarding(settings: Settings) -> tuple[str, ...]:
+def _discarding(settings: Settings) -> tuple[str, ...]:
     """What was typed of `discard`."""
     return tuple(word for word in settings.typed if word.startswith("discard="))
 
 
-def check_same(plan: Plan, now: Plan) -> None:
+def _check_same(plan: Plan, now: Plan) -> None:
     """Refused (77) when the world moved while a person thought."""
     if now.refused or now.digest != plan.digest:
         why = now.reason or f"the plan is now {now.digest}"
         raise Refused(f"{plan.action}: since it was shown, something changed: {why}", "Nothing has run.")
 
 
-def show(plan: Plan, settings: Settings, paint: Paint) -> None:
+def _show(plan: Plan, settings: Settings, paint: Paint) -> None:
     """The plan in the form that was asked for; its title alone when its digest says that it was seen."""
     if settings.output == "json":
         print(to_json(plan_document(plan)), flush=True)
@@ -144,7 +144,7 @@ def show(plan: Plan, settings: Settings, paint: Paint) -> None:
         print(plan_text(plan, settings, paint), flush=True)
 
 
-def check_consent(plan: Plan, settings: Settings) -> None:
+def _check_consent(plan: Plan, settings: Settings) -> None:
     """Refused (77) unless the plan may run and the consent names it."""
     if plan.refused:
         raise Refused(f"{plan.action} is refused: {plan.reason}", "Nothing has run.")

@@ -71,12 +71,12 @@ def choices(wrong: str, known: Iterable[str], noun: str) -> tuple[str, ...]:
     """The hint lines for a misspelt name: the near matches first, then all there are."""
     names = list(dict.fromkeys(known))
     near = get_close_matches(wrong, names, n=3, cutoff=0.6)
-    near = [name for name in near if alike(wrong, name) > alike(wrong, near[0]) - 0.15]
+    near = [name for name in near if _alike(wrong, name) > _alike(wrong, near[0]) - 0.15]
     meant = (f"Did you mean {' or '.join(near)}?",) if near else ()
     listed = f"{noun}: {', '.join(names)}" if names else f"{noun}: there are none"
     return (*meant, listed)
 
 
-def alike(one: str, other: str) -> float:
+def _alike(one: str, other: str) -> float:
     """From 0 to 1, by what two words have in common."""
     return SequenceMatcher(None, other, one).ratio()

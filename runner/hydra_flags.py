@@ -10,8 +10,8 @@ from typing import NoReturn
 from runner.errors import UsageError, choices
 from runner.verbs import VERBS
 
-SHOWING = ("hydra_help", "cfg", "info", "shell_completion")
-UNSUPPORTED = ("config_path", "config_name", "experimental_rerun", "run")
+_SHOWING = ("hydra_help", "cfg", "info", "shell_completion")
+_UNSUPPORTED = ("config_path", "config_name", "experimental_rerun", "run")
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ def parse(arguments: list[str]) -> Flags:
     from hydra._internal.utils import get_args_parser
 
     parser = get_args_parser()
-    parser.error = lambda message: refuse(message, parser)  # type: ignore[method-assign]
+    parser.error = lambda message: _refuse(message, parser)  # type: ignore[method-assign]
     parsed = parser.parse_intermixed_args(arguments)
-    for name in UNSUPPORTED:
+    for name in _UNSUPPORTED:
         if getattr(parsed, name):
             flag = "--" + name.replace("_", "-")
             raise UsageError(
@@ -42,7 +42,7 @@ def parse(arguments: list[str]) -> Flags:
         overrides=tuple(parsed.overrides),
         multirun=parsed.multirun,
         config_dir=Path.cwd() / parsed.config_dir if parsed.config_dir else None,
-        is_hydras=any(getattr(parsed, name) for name in SHOWING),
+        is_hydras=any(getattr(parsed, name) for name in _SHOWING),
         shell_query=next((o.removeprefix("query=") for o in parsed.overrides if o.startswith("query=")), ""),
     )
 
@@ -71,7 +71,7 @@ def actions_to_complete(line: str) -> list[str]:
     ]
 
 
-def refuse(message: str, parser: ArgumentParser) -> NoReturn:
+def _refuse(message: str, parser: ArgumentParser) -> NoReturn:
     """argparse's complaint as ours, with the near matches of an unknown flag."""
     from runner.config.schema import RunnerConf, keys_of
 

@@ -32,7 +32,7 @@ class Verb:
 
     def ask(self, settings: Settings) -> Asking[Any]:
         """The verb's questions for these settings, and then its Plan or Report."""
-        rules: Callable[[Settings], Asking[Any]] = function(self.rules)
+        rules: Callable[[Settings], Asking[Any]] = _function(self.rules)
         return rules(settings)
 
     def look_again(self, settings: Settings, plan: Plan) -> Asking[str | None]:
@@ -40,65 +40,68 @@ class Verb:
         if self.last_look is None:
             yield from ()
             return None
-        rules: Callable[[Settings, Plan], Asking[str | None]] = function(self.last_look)
+        rules: Callable[[Settings, Plan], Asking[str | None]] = _function(self.last_look)
         return (yield from rules(settings, plan))
 
     def say(self, settings: Settings, exit_code: int) -> tuple[str, ...]:
         """What came of the verb's plan, in words; nothing for most."""
         if self.words is None:
             return ()
-        words: Callable[[Settings, int], tuple[str, ...]] = function(self.words)
+        words: Callable[[Settings, int], tuple[str, ...]] = _function(self.words)
         return words(settings, exit_code)
 
 
-def function(place: str) -> Any:
+def _function(place: str) -> Any:
     """What `module:function` names."""
     module, _, name = place.partition(":")
     return getattr(import_module(f"runner.{module}"), name)
 
 
 # In the order of a machine's life, which is the order of --help.
-READ, CHANGE, PAY, DESTROY = Effect.READ, Effect.CHANGE, Effect.PAY, Effect.DESTROY
-OF_RUN = ("run", "lines")
-OF_LAUNCH = ("wait_for_capacity", "budget_usd")
+_READ, _CHANGE, _PAY, _DESTROY = Effect.READ, Effect.CHANGE, Effect.PAY, Effect.DESTROY
+_OF_RUN = ("run", "lines")
+_OF_LAUNCH = ("wait_for_capacity", "budget_usd")
 OF_JOB = ("run", "resume", "require_preflight")
 VERBS = (
     Verb(
-        "discover", READ, "the phases, their states, and what to type next", "research_log.discover:discover"
+        "discover", _READ, "the phases, their states, and what to type next", "research_log.discover:discover"
     ),
     Verb(
-        *("preflight", CHANGE, "the phase's packages tried on this machine's CPU, thrown away"),
+        *("preflight", _CHANGE, "the phase's packages tried on this machine's CPU, thrown away"),
         *("environment.preflight:preflight", "environment.preflight:words"),
     ),
-    Verb("available", READ, "instance types, their price, where they are free", "machines.launch:available"),
-    Verb("launch", PAY, "a new machine under a name of ours", "machines.launch:launch", keys=OF_LAUNCH),
-    Verb("wait", READ, "blocks until ssh answers and CUDA works", "machines.status:wait"),
-    Verb("setup-ssh", CHANGE, "`ssh lambda` works in every terminal", "machines.ssh_config:setup_ssh"),
-    Verb("up", PAY, "launch, wait, setup-ssh, in one blocking call", "machines.launch:up", keys=OF_LAUNCH),
-    Verb("sync", CHANGE, "the phase's code on the machine", "jobs.transfer:sync"),
+    Verb("available", _READ, "instance types, their price, where they are free", "machines.launch:available"),
+    Verb("launch", _PAY, "a new machine under a name of ours", "machines.launch:launch", keys=_OF_LAUNCH),
+    Verb("wait", _READ, "blocks until ssh answers and CUDA works", "machines.status:wait"),
+    Verb("setup-ssh", _CHANGE, "`ssh lambda` works in every terminal", "machines.ssh_config:setup_ssh"),
+    Verb("up", _PAY, "launch, wait, setup-ssh, in one blocking call", "machines.launch:up", keys=_OF_LAUNCH),
+    Verb("sync", _CHANGE, "the phase's code on the machine", "jobs.transfer:sync"),
     Verb(
-        "setup", CHANGE, "uv and the shared environment, with the phase's packages", "environment.setup:setup"
+        "setup",
+        _CHANGE,
+        "uv and the shared environment, with the phase's packages",
+        "environment.setup:setup",
     ),
     Verb(
-        "run", CHANGE, "one command='…' on the machine, logged like a job", "jobs.job:run", keys=("command",)
+        "run", _CHANGE, "one command='…' on the machine, logged like a job", "jobs.job:run", keys=("command",)
     ),
-    Verb("status", READ, "machines, dollars so far and per hour, runs, idle GPUs", "machines.status:status"),
+    Verb("status", _READ, "machines, dollars so far and per hour, runs, idle GPUs", "machines.status:status"),
     Verb(
-        "logs", READ, "follow a run's log until it ends; Ctrl-C only detaches", "jobs.job:logs", keys=OF_RUN
+        "logs", _READ, "follow a run's log until it ends; Ctrl-C only detaches", "jobs.job:logs", keys=_OF_RUN
     ),
-    Verb("stop", CHANGE, "stop a run, not the machine", "jobs.job:stop", keys=OF_RUN),
+    Verb("stop", _CHANGE, "stop a run, not the machine", "jobs.job:stop", keys=_OF_RUN),
     Verb(
         "doctor",
-        READ,
+        _READ,
         "what went wrong, the evidence, and what mends it",
         "doctor.doctor:doctor",
-        keys=OF_RUN,
+        keys=_OF_RUN,
     ),
-    Verb("report", READ, "a page with pictures of a sweep or a run", "report.report:report", keys=OF_RUN),
-    Verb("backup", CHANGE, "the phase's artifacts here, verified by checksum", "jobs.transfer:backup"),
+    Verb("report", _READ, "a page with pictures of a sweep or a run", "report.report:report", keys=_OF_RUN),
+    Verb("backup", _CHANGE, "the phase's artifacts here, verified by checksum", "jobs.transfer:backup"),
     Verb(
         "terminate",
-        DESTROY,
+        _DESTROY,
         "the machine gone, after a verified backup",
         "machines.terminate:terminate",
         keys=("discard",),
@@ -115,7 +118,7 @@ def verb_named(name: str) -> Verb | None:
 def rules_for(settings: Settings) -> Asking[Any]:
     """The generator that asks and then plans. UsageError with the near matches for an unknown action."""
     if verb := verb_named(settings.action):
-        check_keys(settings, verb.keys)
+        _check_keys(settings, verb.keys)
         if settings.phase and settings.phase.job(verb.name):
             raise UsageError(
                 f"phase.jobs.{verb.name} of {settings.phase.name}: {verb.name} is a verb already",
@@ -123,7 +126,7 @@ def rules_for(settings: Settings) -> Asking[Any]:
             )
         return verb.ask(settings)
     if settings.phase and settings.phase.job(settings.action):
-        check_keys(settings, OF_JOB)
+        _check_keys(settings, OF_JOB)
         if settings.resume is not None:
             from runner.jobs.sweep import resumed
 
@@ -131,7 +134,7 @@ def rules_for(settings: Settings) -> Asking[Any]:
         from runner.jobs.job import job
 
         return job(settings)
-    raise unknown_action(settings)
+    raise _unknown_action(settings)
 
 
 def sweep_rules(settings: Settings, members: Sequence[SweptJob]) -> Asking[Any]:
@@ -142,27 +145,27 @@ def sweep_rules(settings: Settings, members: Sequence[SweptJob]) -> Asking[Any]:
             "Jobs are what the phase declares, for instance action=train or action=generate",
         )
     if settings.phase is None or settings.phase.job(settings.action) is None:
-        raise unknown_action(settings)
-    check_keys(settings, OF_JOB)
+        raise _unknown_action(settings)
+    _check_keys(settings, OF_JOB)
     from runner.jobs.sweep import sweep
 
     return sweep(settings, members)
 
 
 # What works on the machine of the settings, which on `local` no name can change.
-ON_MACHINE = ("sync", "setup", "run", "backup")
+_ON_MACHINE = ("sync", "setup", "run", "backup")
 
 
-def check_keys(settings: Settings, taken: tuple[str, ...]) -> None:
+def _check_keys(settings: Settings, taken: tuple[str, ...]) -> None:
     """UsageError for a key of single verbs that was typed and would be passed over by this one."""
     given = {key_of(word): word for word in settings.typed if not word.endswith("=null")}
     for key in (key for key in OF_ONE_VERB if key != "action"):
         if key in given and key not in taken:
             raise UsageError(
                 f"{given[key]}: action={settings.action} takes no {key}=",
-                f"It belongs to: {', '.join(takers(key))}. Leave it out, or give another action=.",
+                f"It belongs to: {', '.join(_takers(key))}. Leave it out, or give another action=.",
             )
-    is_on_machine = verb_named(settings.action) is None or settings.action in ON_MACHINE
+    is_on_machine = verb_named(settings.action) is None or settings.action in _ON_MACHINE
     if "machine" in given and settings.instance.is_local and is_on_machine:
         raise UsageError(
             f"{given['machine']}: instance=local is this computer, and machine= names a rented one",
@@ -171,13 +174,13 @@ def check_keys(settings: Settings, taken: tuple[str, ...]) -> None:
         )
 
 
-def takers(key: str) -> list[str]:
+def _takers(key: str) -> list[str]:
     """The actions that take a key of single verbs."""
     jobs = ["a job of the phase"] if key in OF_JOB else []
     return [*(f"action={verb.name}" for verb in VERBS if key in verb.keys), *jobs]
 
 
-def unknown_action(settings: Settings) -> UsageError:
+def _unknown_action(settings: Settings) -> UsageError:
     """What could have been meant."""
     verbs = [verb.name for verb in VERBS]
     if settings.phase is None:

@@ -17,7 +17,7 @@ from runner.errors import UsageError, choices
 
 # What stands behind these keys is taken as typed: it never passes through Hydra's grammar, which
 # would refuse `~`, `>=` and spaces, and reads an id such as 12e4… as a number.
-VERBATIM = re.compile(
+_VERBATIM = re.compile(
     r"(confirm|command|discard|machine|run|resume|phase\.deps|(?:remote|paths|ssh)\.\w+)=(.*)",
     re.DOTALL,
 )
@@ -36,7 +36,7 @@ class Typed:
         grammar: list[str] = []
         verbatim: dict[str, str] = {}
         for override in overrides:
-            if match := VERBATIM.fullmatch(override):
+            if match := _VERBATIM.fullmatch(override):
                 verbatim[match[1]] = match[2]
             else:
                 grammar.append(override)
@@ -87,11 +87,11 @@ def in_grammar(key: str, text: str) -> str:
     """The override in Hydra's grammar that gives `key` exactly this text."""
     from hydra.core.override_parser.types import Quote, QuotedString
 
-    escaped = escape_interpolation(text)
+    escaped = _escape_interpolation(text)
     return f"{key}={QuotedString(text=escaped, quote=Quote.double).with_quotes()}"
 
 
-def escape_interpolation(text: str) -> str:
+def _escape_interpolation(text: str) -> str:
     """Text whose `${` is not an interpolation."""
     return re.sub(r"(\\*)\$\{", lambda m: m[1] * 2 + r"\${", text)
 
@@ -100,8 +100,8 @@ def compose_config(typed: Typed, cwd: Path, config_dir: Path | None = None) -> D
     """The composed configuration, typed values included. UsageError says which override is wrong."""
     folders = conf_folders(config_dir)
     overrides = parsed(typed.grammar)
-    check_single(overrides)
-    check_choices(typed, folders, cwd)
+    _check_single(overrides)
+    _check_choices(typed, folders, cwd)
     extra = [f"hydra.searchpath=[{in_grammar('', str(config_dir))[1:]}]"] if config_dir else []
     try:
         config = composed(overrides, parsed(extra))
@@ -109,13 +109,13 @@ def compose_config(typed: Typed, cwd: Path, config_dir: Path | None = None) -> D
         from runner.config.mistakes import explained
 
         raise explained(error, typed.grammar, folders, cwd) from error
-    refuse_sections_from_elsewhere(config)
+    _refuse_sections_from_elsewhere(config)
     for key, text in typed.verbatim:
         set_verbatim(config, key, text, cwd)
     return config
 
 
-def refuse_sections_from_elsewhere(config: DictConfig) -> None:
+def _refuse_sections_from_elsewhere(config: DictConfig) -> None:
     """UsageError for a section that is `${…}`: no key of it could be set or checked."""
     for section in keys_of(RunnerConf):
         if keys_of(type_at(section)) and OmegaConf.is_interpolation(config, section):
@@ -140,26 +140,26 @@ def parsed(overrides: Sequence[str]) -> list[Any]:
         try:
             found += parser.parse_overrides([override])
         except HydraException as error:
-            raise UsageError(f"Hydra's grammar cannot read {override!r}", *quoted(override)) from error
+            raise UsageError(f"Hydra's grammar cannot read {override!r}", *_quoted(override)) from error
         if override.startswith("="):
-            raise UsageError(f"{override!r} has no key", *quoted(override))
+            raise UsageError(f"{override!r} has no key", *_quoted(override))
     return found
 
 
-def check_single(overrides: Sequence[Any]) -> None:
+def _check_single(overrides: Sequence[Any]) -> None:
     """UsageError for several values where one is meant (a comma reads as a sweep, too), or for none."""
     for override in overrides:
         typed, key = override.input_line or "", override.key_or_group
         if override.is_sweep_override():
             hint = "To run them all: -m"
-            raise UsageError(f"{typed!r} is a sweep over several values", hint, *quoted(typed))
+            raise UsageError(f"{typed!r} is a sweep over several values", hint, *_quoted(typed))
         if override.is_delete():
-            check_delete(key)
+            _check_delete(key)
         if override.is_add() and key in GROUPS:
             raise UsageError(f"{typed}: {key} takes no plus", f"Type: {shlex.quote(typed.lstrip('+'))}")
 
 
-def check_delete(key: str) -> None:
+def _check_delete(key: str) -> None:
     """UsageError for taking away what the runner needs; only names of the person's own can go."""
     from runner.config.schema import is_section_key
 
@@ -169,14 +169,14 @@ def check_delete(key: str) -> None:
         raise UsageError(f"~{key}: the runner needs this key", f"To give it another value: {key}=…")
 
 
-def quoted(override: str) -> tuple[str, ...]:
+def _quoted(override: str) -> tuple[str, ...]:
     """The hint with the form of this override that arrives as it was typed, if there is one."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
     key, equals, text = override.partition("=")
     if not equals or not key:
-        return (*bare_word(override), "An argument is key=value; see: python -m runner --help")
+        return (*_bare_word(override), "An argument is key=value; see: python -m runner --help")
     works = in_grammar(key, text)
     try:
         OverridesParser.create().parse_override(works)
@@ -185,14 +185,14 @@ def quoted(override: str) -> tuple[str, ...]:
     return (f"To give it exactly this text, type: {shlex.quote(works)}",)
 
 
-def bare_word(word: str) -> tuple[str, ...]:
+def _bare_word(word: str) -> tuple[str, ...]:
     """What somebody may have meant who typed a word alone: what to do, or the rest of a value."""
     if not re.fullmatch(r"[A-Za-z][\w.-]*", word):
         return ()
     return (f"If this is what to do, type: action={word}", "A value with spaces stands in quotes: 'key=a b'")
 
 
-def check_choices(typed: Typed, folders: tuple[Path, ...], cwd: Path) -> None:
+def _check_choices(typed: Typed, folders: tuple[Path, ...], cwd: Path) -> None:
     """UsageError for a file that a group does not have, with the near matches."""
     for override in typed.grammar:
         group, _, choice = override.lstrip("+").partition("=")
@@ -206,7 +206,7 @@ def check_choices(typed: Typed, folders: tuple[Path, ...], cwd: Path) -> None:
             raise unknown_choice(group, choice, known, folders, log)
 
 
-def verbatim_values(key: str, text: str, cwd: Path) -> str | list[str] | None:
+def _verbatim_values(key: str, text: str, cwd: Path) -> str | list[str] | None:
     """What was typed, as the value it means; typed paths are relative to the current folder."""
     if key in ("discard", "phase.deps"):
         return typed_list(text)
@@ -221,7 +221,7 @@ def verbatim_in_grammar(typed: Typed, cwd: Path) -> list[str]:
     """The verbatim overrides in Hydra's grammar, for when Hydra itself composes."""
     words = []
     for key, text in typed.verbatim:
-        value = verbatim_values(key, text, cwd)
+        value = _verbatim_values(key, text, cwd)
         if isinstance(value, list):
             words.append(f"{key}=[{','.join(in_grammar('', item)[1:] for item in value)}]")
         else:
@@ -231,11 +231,11 @@ def verbatim_in_grammar(typed: Typed, cwd: Path) -> list[str]:
 
 def set_verbatim(config: DictConfig, key: str, text: str, cwd: Path) -> None:
     """Put a value in as it was typed."""
-    value = verbatim_values(key, text, cwd)
+    value = _verbatim_values(key, text, cwd)
     if isinstance(value, list):
-        escaped: Any = [escape_interpolation(item) for item in value]
+        escaped: Any = [_escape_interpolation(item) for item in value]
     else:
-        escaped = None if value is None else escape_interpolation(value)
+        escaped = None if value is None else _escape_interpolation(value)
     try:
         OmegaConf.update(config, key, escaped)
     except OmegaConfBaseException as error:

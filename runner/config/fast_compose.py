@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from runner.config.schema import CONF
 
-VERSION_BASE = "1.3"
+_VERSION_BASE = "1.3"
 
 
 def composed(overrides: Sequence[Any], searched: Sequence[Any] = ()) -> DictConfig:
@@ -28,7 +28,7 @@ def whole(words: Sequence[str]) -> DictConfig:
     """By Hydra's public API."""
     from hydra import compose, initialize_config_dir
 
-    with initialize_config_dir(str(CONF), version_base=VERSION_BASE):
+    with initialize_config_dir(str(CONF), version_base=_VERSION_BASE):
         return compose("config", list(words))
 
 
@@ -41,7 +41,7 @@ def without_hydra(overrides: Sequence[Any], searched: Sequence[Any]) -> DictConf
     from hydra._internal.utils import create_config_search_path
     from hydra.core.utils import setup_globals
 
-    version.setbase(VERSION_BASE)
+    version.setbase(_VERSION_BASE)
     setup_globals()
     loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
     files = CachingConfigRepository(loader.repository)

@@ -33,7 +33,7 @@ from runner.plan.settings import (
 )
 
 
-def phase_of(plain: Mapping[str, Any], choice: str) -> Phase | None:
+def _phase_of(plain: Mapping[str, Any], choice: str) -> Phase | None:
     """The phase; None where none was chosen."""
     if plain["name"] is None:
         if choice not in ("", "null"):
@@ -46,7 +46,7 @@ def phase_of(plain: Mapping[str, Any], choice: str) -> Phase | None:
         name=name,
         choice=choice,
         deps=tuple(plain["deps"]),
-        batch_size=at_least_one("phase.batch_size", plain["batch_size"]),
+        batch_size=_at_least_one("phase.batch_size", plain["batch_size"]),
         artifacts=tuple(_artifact(a) for a in plain["artifacts"]),
         inputs=tuple(plain["inputs"]),
         data=_data(plain["data"]) if plain["data"] else None,
@@ -54,7 +54,7 @@ def phase_of(plain: Mapping[str, Any], choice: str) -> Phase | None:
         imports=tuple(plain["preflight"]["imports"]),
         stand_ins=tuple(plain["preflight"]["packages"].items()),
         builds=tuple(plain["preflight"]["builds"]),
-        jobs=tuple(frozen_job(name, job) for name, job in plain["jobs"].items()),
+        jobs=tuple(_frozen_job(name, job) for name, job in plain["jobs"].items()),
     )
 
 
@@ -65,7 +65,7 @@ def _data(plain: Mapping[str, str | None]) -> Data:
     return Data(command, done)
 
 
-def frozen_job(name: str, plain: Mapping[str, Any]) -> Job:
+def _frozen_job(name: str, plain: Mapping[str, Any]) -> Job:
     """The job of this name."""
     where = f"phase.jobs.{name}"
     if not re.fullmatch(r"[A-Za-z]\w*(-\w+)*", name):
@@ -88,13 +88,13 @@ def _below_phase(key: str, path: str) -> str:
     return path
 
 
-PATTERN = r"[*?]|\[.*\]"
+_PATTERN = r"[*?]|\[.*\]"
 
 
 def _artifact(path: str) -> str:
     """A pattern would match nothing, and what it was meant for would stay on the machine unsaid."""
-    if re.search(PATTERN, path):
-        folder = "/".join(takewhile(lambda part: not re.search(PATTERN, part), path.split("/")))
+    if re.search(_PATTERN, path):
+        folder = "/".join(takewhile(lambda part: not re.search(_PATTERN, part), path.split("/")))
         raise UsageError(
             f"phase.artifacts: {path!r} is a pattern, and artifacts are files and folders by name",
             f"Name the folder: {folder}/" if folder else "Have them written into a folder, and name that",
@@ -118,17 +118,17 @@ def _environment(key: str, name: str, value: Any) -> str | None:
     return None if value is None else spelled(value)
 
 
-def at_least_one(key: str, number: int | None) -> int | None:
+def _at_least_one(key: str, number: int | None) -> int | None:
     """The number, if there is one."""
     if number is not None and number < 1:
         raise UsageError(f"{key}={number}: it must be 1 or more")
     return number
 
 
-OUTPUTS = ("text", "json", "script")
-PROVIDERS = (LOCAL, "lambda")
-MISSING = "???"
-PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+_OUTPUTS = ("text", "json", "script")
+_PROVIDERS = (LOCAL, "lambda")
+_MISSING = "???"
+_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 
 
 def load(
@@ -148,15 +148,15 @@ def settings(
 ) -> Settings:
     """The frozen form of a composed configuration. UsageError for a value that cannot be meant."""
     try:
-        plain: dict[str, Any] = whole(OmegaConf.to_container(config, resolve=True))
+        plain: dict[str, Any] = _whole(OmegaConf.to_container(config, resolve=True))
     except OmegaConfBaseException as error:
-        raise unresolved(error) from error
-    refuse_missing(plain)
+        raise _unresolved(error) from error
+    _refuse_missing(plain)
     refuse_mismatch(plain)
-    chosen = choice_of(typed)
+    chosen = _choice_of(typed)
     return Settings(
         action=plain["action"],
-        phase=phase_of(plain["phase"], chosen.get("phase", "")),
+        phase=_phase_of(plain["phase"], chosen.get("phase", "")),
         instance=_instance(plain["instance"], chosen.get("instance")),
         paths=_paths(plain["paths"], cwd, folders),
         remote=Remote(**plain["remote"]),
@@ -167,10 +167,10 @@ def settings(
         batch_size=_batch_size(plain["batch_size"], plain["phase"]["batch_size"]),
         machine=plain["machine"],
         confirm=_confirm(plain["confirm"]),
-        output=_one_of("output", plain["output"], OUTPUTS),
+        output=_one_of("output", plain["output"], _OUTPUTS),
         command=plain["command"],
         run=plain["run"],
-        lines=at_least_one("lines", plain["lines"]),
+        lines=_at_least_one("lines", plain["lines"]),
         resume=plain["resume"],
         discard=tuple(plain["discard"]),
         wait_for_capacity_s=_duration_s(plain["wait_for_capacity"]),
@@ -186,39 +186,39 @@ def job_of(config: DictConfig, name: str) -> Job | None:
     """The job of this name alone, frozen; the values that jobs are given are checked as in `settings`."""
     try:
         node: Any = config.phase.jobs.get(name)
-        declared: Any = whole(OmegaConf.to_container(node, resolve=True)) if node is not None else None
+        declared: Any = _whole(OmegaConf.to_container(node, resolve=True)) if node is not None else None
         _generation(OmegaConf.to_container(config.generation, resolve=True))  # type: ignore[arg-type]
         _batch_size(config.batch_size, config.phase.batch_size)
     except OmegaConfBaseException as error:
-        raise unresolved(error) from error
-    return None if declared is None else frozen_job(name, declared)
+        raise _unresolved(error) from error
+    return None if declared is None else _frozen_job(name, declared)
 
 
-def unresolved(error: OmegaConfBaseException) -> UsageError:
+def _unresolved(error: OmegaConfBaseException) -> UsageError:
     """A value that points to what is not there, and where it stands."""
     where = f"{error.full_key}: " if error.full_key else ""
     return UsageError(f"{where}the value cannot be found: {str(error).splitlines()[0]}")
 
 
-def whole(value: Any) -> Any:
+def _whole(value: Any) -> Any:
     """The value with its characters whole: JSON writes one as a pair of halves, which YAML leaves as two."""
     if isinstance(value, str):
-        return PAIR.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), value)
+        return _PAIR.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), value)
     if isinstance(value, dict):
-        return {whole(key): whole(item) for key, item in value.items()}
-    return [whole(item) for item in value] if isinstance(value, list) else value
+        return {_whole(key): _whole(item) for key, item in value.items()}
+    return [_whole(item) for item in value] if isinstance(value, list) else value
 
 
-def refuse_missing(value: Any, key: str = "") -> None:
+def _refuse_missing(value: Any, key: str = "") -> None:
     """UsageError for OmegaConf's `???`, a value still to be given; what a job gets may say it."""
-    if value == MISSING:
-        raise UsageError(f"{key}={MISSING}: a value is wanted")
+    if value == _MISSING:
+        raise UsageError(f"{key}={_MISSING}: a value is wanted")
     if isinstance(value, dict) and not re.fullmatch(r"phase\.jobs\..*\.(args|env)", key):
         for name, item in value.items():
-            refuse_missing(item, f"{key}.{name}" if key else str(name))
+            _refuse_missing(item, f"{key}.{name}" if key else str(name))
 
 
-def choice_of(typed: tuple[str, ...]) -> dict[str, str]:
+def _choice_of(typed: tuple[str, ...]) -> dict[str, str]:
     """The group choices on a command line; a choice made by a phase's YAML is not among them."""
     pairs = (t.partition("=") for t in typed)
     return {key: text for key, _, text in pairs if key in GROUPS}
@@ -273,7 +273,7 @@ def _batch_size(number: int | None, declared: int | None) -> int | None:
             f"batch_size=null: it must be 1 or more; the phase declares {declared}",
             "To let the script decide, take it out of the phase's YAML, or type phase.batch_size=null",
         )
-    return at_least_one("batch_size", number)
+    return _at_least_one("batch_size", number)
 
 
 def _duration_s(text: str | None) -> float | None:
@@ -300,22 +300,22 @@ def _ssh(plain: Mapping[str, Any], cwd: Path) -> Ssh:
     config = absolute(plain["config"], cwd)
     return Ssh(
         config=config,
-        is_default=config == openssh_config(),
+        is_default=config == _openssh_config(),
         port=plain["port"],
         user=plain["user"],
         identity=absolute(plain["identity"], cwd) if plain["identity"] else None,
     )
 
 
-def openssh_config() -> Path:
+def _openssh_config() -> Path:
     """The file that ssh reads by itself: it asks the user database for the home folder, never $HOME."""
     try:
-        return Path(listed_home(Path("/etc/passwd")) or getpwuid(os.getuid()).pw_dir) / ".ssh/config"
+        return Path(_listed_home(Path("/etc/passwd")) or getpwuid(os.getuid()).pw_dir) / ".ssh/config"
     except KeyError:
         return Path.home() / ".ssh/config"
 
 
-def listed_home(passwd: Path) -> str | None:
+def _listed_home(passwd: Path) -> str | None:
     """This user's home folder from the file behind the database, which is read without a socket.
 
     glibc asks a daemon (nscd) over one, also where none runs, and showing a plan opens none.
@@ -337,7 +337,7 @@ def _instance(plain: Mapping[str, Any], choice: str | None) -> Instance:
     rest: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
     rest["packages"] = tuple(plain["packages"].items())
     rest["overrides"] = tuple((name, _lines(name, lines)) for name, lines in plain["overrides"].items())
-    _one_of("instance.provider", rest["provider"], PROVIDERS)
+    _one_of("instance.provider", rest["provider"], _PROVIDERS)
     name = rest["name"]
     if not re.fullmatch(r"[A-Za-z0-9_][\w.-]*", name):
         raise UsageError(f"instance.name={name!r}: letters, digits, '.', '_' and '-' only; ssh uses it")

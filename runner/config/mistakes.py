@@ -25,13 +25,13 @@ from runner.config.schema import (
 from runner.errors import UsageError, choices
 from runner.research_log.phases import phase_files, phase_folders
 
-HEADER = "# @package _global_"
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-ENTRY = re.compile(r"(?P<override>override\s+)?(?P<slash>/?)(?P<group>[\w/]+)")
-NO_KEYS = ("bool", "null", "int", "float")  # what YAML makes of `yes:`, `null:` and `1:`
+_HEADER = "# @package _global_"
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_ENTRY = re.compile(r"(?P<override>override\s+)?(?P<slash>/?)(?P<group>[\w/]+)")
+_NO_KEYS = ("bool", "null", "int", "float")  # what YAML makes of `yes:`, `null:` and `1:`
 
 
-class Wrong(Exception):
+class _Wrong(Exception):
     """A mistake and where it is; becomes a UsageError that names the file."""
 
     def __init__(self, line: int, message: str, *hints: str) -> None:
@@ -49,109 +49,113 @@ def problem_in(file: Path, group: str, folders: tuple[Path, ...], cwd: Path) -> 
     """The first mistake in a file of a group as `conf/phase/x.yaml:3: …`; None when there is none."""
     shown = file.relative_to(cwd) if file.is_relative_to(cwd) else file
     try:
-        check(text_of(file), group, folders)
-    except Wrong as wrong:
+        _check(_text_of(file), group, folders)
+    except _Wrong as wrong:
         return UsageError(f"{shown}:{wrong.line}: {wrong.message}", *wrong.hints)
     except RecursionError:
         return UsageError(f"{shown}:1: an alias (*name) stands inside of what it names")
     return None
 
 
-def text_of(file: Path) -> str:
+def _text_of(file: Path) -> str:
     """What the file says; Wrong for what cannot be read as text."""
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise Wrong(1, f"the file cannot be read: {error}") from error
+        raise _Wrong(1, f"the file cannot be read: {error}") from error
 
 
-def check(text: str, group: str, folders: tuple[Path, ...]) -> None:
+def _check(text: str, group: str, folders: tuple[Path, ...]) -> None:
     """Wrong for the first thing in the file that cannot be meant."""
-    root = root_of(text)
-    is_global = says_global(text)
+    root = _root_of(text)
+    is_global = _says_global(text)
     if group == "phase" and not is_global:
-        raise no_header(text)
+        raise _no_header(text)
     if root is not None and not isinstance(root, yaml.MappingNode):
-        raise Wrong(line_of(root), "a mapping is wanted: key: value, a line each")
+        raise _Wrong(_line_of(root), "a mapping is wanted: key: value, a line each")
     if root is not None:
-        check_node(root, RunnerConf if is_global else type_at(group), "", folders)
-    if group == "phase" and child(child(root, "phase"), "name") is None:
-        raise Wrong(1, "phase.name is missing: the folder in the research log")
+        _check_node(root, RunnerConf if is_global else type_at(group), "", folders)
+    if group == "phase" and _child(_child(root, "phase"), "name") is None:
+        raise _Wrong(1, "phase.name is missing: the folder in the research log")
 
 
-def root_of(text: str) -> Any:
+def _root_of(text: str) -> Any:
     """The tree of nodes, each with its place; None for an empty file."""
     try:
-        return yaml.compose(text, Loader=LOADER)
+        return yaml.compose(text, Loader=_LOADER)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = min(mark.line + 1, len(text.splitlines())) if mark else 1
-        raise Wrong(line, f"this is no YAML: {error.problem}") from error
+        raise _Wrong(line, f"this is no YAML: {error.problem}") from error
     except yaml.YAMLError as error:
-        raise Wrong(1, f"this is no YAML: {error}") from error
+        raise _Wrong(1, f"this is no YAML: {error}") from error
 
 
-def says_global(text: str) -> bool:
+def _says_global(text: str) -> bool:
     """Whether the first line that says something is the header, as Hydra reads it."""
     first = next((line.strip() for line in text.splitlines() if line.strip()), "")
     return bool(re.fullmatch(r"#\s*@package\s+_global_", first))
 
 
-def no_header(text: str) -> Wrong:
+def _no_header(text: str) -> _Wrong:
     """Why the file of a phase is not read as one, and what to do."""
     if text.startswith("\ufeff"):
-        return Wrong(1, "the file begins with a byte order mark, which hides its first line: save it without")
+        return _Wrong(
+            1, "the file begins with a byte order mark, which hides its first line: save it without"
+        )
     why = "Without it Hydra would put all of this below phase., as phase.phase."
-    if any(says_global(line) for line in text.splitlines()):
-        return Wrong(1, f"{HEADER} must be the very first line; move it to the top", why)
-    return Wrong(1, f"the first line of a phase's file must be: {HEADER}", why)
+    if any(_says_global(line) for line in text.splitlines()):
+        return _Wrong(1, f"{_HEADER} must be the very first line; move it to the top", why)
+    return _Wrong(1, f"the first line of a phase's file must be: {_HEADER}", why)
 
 
-def check_node(node: yaml.MappingNode, kind: Any, key: str, folders: tuple[Path, ...]) -> None:
+def _check_node(node: yaml.MappingNode, kind: Any, key: str, folders: tuple[Path, ...]) -> None:
     """A mapping against the section that it is."""
     seen: set[str] = set()
     for name_node, value in node.value:
-        name = name_of(name_node, key)
+        name = _name_of(name_node, key)
         if name in seen:
-            raise Wrong(line_of(name_node), f"{joined(key, name)} is there twice")
+            raise _Wrong(_line_of(name_node), f"{_joined(key, name)} is there twice")
         seen.add(name)
         if name == "defaults" and not key:
-            check_defaults(value, folders)
+            _check_defaults(value, folders)
         elif name != "<<":
-            check_value(name_node, value, inner_type(bare(kind), name), joined(key, name), folders, kind)
+            _check_value(name_node, value, inner_type(bare(kind), name), _joined(key, name), folders, kind)
 
 
-def name_of(node: Any, key: str) -> str:
+def _name_of(node: Any, key: str) -> str:
     """The name that a key node is; Wrong for what YAML reads as something else than text."""
     if not isinstance(node, yaml.ScalarNode):
-        raise Wrong(line_of(node), f"{key or 'the file'}: a key must be plain text")
-    if node.tag.rpartition(":")[2] in NO_KEYS and not node.style:
+        raise _Wrong(_line_of(node), f"{key or 'the file'}: a key must be plain text")
+    if node.tag.rpartition(":")[2] in _NO_KEYS and not node.style:
         read = {"bool": "true or false", "null": "null"}.get(node.tag.rpartition(":")[2], "a number")
-        raise Wrong(
-            line_of(node),
-            f"{joined(key, node.value)}: YAML reads the key {node.value} as {read}, and a key must be text",
+        raise _Wrong(
+            _line_of(node),
+            f"{_joined(key, node.value)}: YAML reads the key {node.value} as {read}, and a key must be text",
             f'Put it in quotes: "{node.value}":',
         )
     return str(node.value)
 
 
-def check_value(name: Any, value: Any, kind: Any, key: str, folders: tuple[Path, ...], parent: Any) -> None:
+def _check_value(name: Any, value: Any, kind: Any, key: str, folders: tuple[Path, ...], parent: Any) -> None:
     """What stands behind one key against the type that it has."""
     if kind is None:
         known = keys_of(parent)
-        raise Wrong(line_of(name), f"{key}: there is no such key", *choices(name.value, known, "Keys there"))
-    if is_interpolation(value):
+        raise _Wrong(
+            _line_of(name), f"{key}: there is no such key", *choices(name.value, known, "Keys there")
+        )
+    if _is_interpolation(value):
         return
-    if not is_of(value, kind):
-        raise Wrong(line_of(name), f"{key}: it must be {wanted(kind)}")
+    if not _is_of(value, kind):
+        raise _Wrong(_line_of(name), f"{key}: it must be {wanted(kind)}")
     if isinstance(value, yaml.MappingNode):
-        check_node(value, kind, key, folders)
+        _check_node(value, kind, key, folders)
     for item in value.value if isinstance(value, yaml.SequenceNode) else ():
         if isinstance(item, yaml.MappingNode):
-            check_node(item, Any, key, folders)
+            _check_node(item, Any, key, folders)
 
 
-def is_of(node: Any, kind: Any) -> bool:
+def _is_of(node: Any, kind: Any) -> bool:
     """Whether OmegaConf would take this node for a value of this type."""
     tag = node.tag.rpartition(":")[2]
     if kind is Any or tag == "null":
@@ -161,12 +165,12 @@ def is_of(node: Any, kind: Any) -> bool:
         return isinstance(node, yaml.MappingNode)
     if get_origin(kind) is list:
         return isinstance(node, yaml.SequenceNode) and all(
-            is_of(item, get_args(kind)[0]) for item in node.value
+            _is_of(item, get_args(kind)[0]) for item in node.value
         )
-    return isinstance(node, yaml.ScalarNode) and reads_as(node.value, tag, kind)
+    return isinstance(node, yaml.ScalarNode) and _reads_as(node.value, tag, kind)
 
 
-def reads_as(text: str, tag: str, kind: Any) -> bool:
+def _reads_as(text: str, tag: str, kind: Any) -> bool:
     """Whether a scalar can be converted to the type."""
     if kind is bool:
         return tag in ("bool", "int") or text.lower() in ("y", "n", "true", "false", "on", "off")
@@ -179,64 +183,64 @@ def reads_as(text: str, tag: str, kind: Any) -> bool:
     return True
 
 
-def is_interpolation(node: Any) -> bool:
+def _is_interpolation(node: Any) -> bool:
     """Whether the value comes from elsewhere."""
     return isinstance(node, yaml.ScalarNode) and "${" in node.value
 
 
-def check_defaults(node: Any, folders: tuple[Path, ...]) -> None:
+def _check_defaults(node: Any, folders: tuple[Path, ...]) -> None:
     """The list of what the file is composed with."""
     if not isinstance(node, yaml.SequenceNode):
-        raise Wrong(line_of(node), "defaults: a list is wanted: [{override /instance: NAME}]")
+        raise _Wrong(_line_of(node), "defaults: a list is wanted: [{override /instance: NAME}]")
     for item in node.value:
         for name, value in item.value if isinstance(item, yaml.MappingNode) else ():
-            check_default(name, value, folders)
+            _check_default(name, value, folders)
 
 
-def check_default(name: Any, value: Any, folders: tuple[Path, ...]) -> None:
+def _check_default(name: Any, value: Any, folders: tuple[Path, ...]) -> None:
     """One `override /group: choice` of a phase's file."""
     said = f"defaults: {name.value}: {value.value}" if isinstance(value, yaml.ScalarNode) else name.value
-    match = ENTRY.fullmatch(str(name.value))
+    match = _ENTRY.fullmatch(str(name.value))
     known = sorted({path.name for folder in folders for path in folder.iterdir() if path.is_dir()})
     group = match["group"] if match else str(name.value)
     if group not in known:
-        raise Wrong(line_of(name), f"{said}: there is no such group", *choices(group, known, "Groups"))
+        raise _Wrong(_line_of(name), f"{said}: there is no such group", *choices(group, known, "Groups"))
     if match and not (match["override"] and match["slash"]):
         write = f"override /{group}: {value.value if isinstance(value, yaml.ScalarNode) else 'NAME'}"
-        raise Wrong(line_of(name), f"{said}: {group} has a choice already", f"Write: {write}")
+        raise _Wrong(_line_of(name), f"{said}: {group} has a choice already", f"Write: {write}")
     files = group_choices(group, folders)
-    if isinstance(value, yaml.ScalarNode) and value.value not in files and not is_interpolation(value):
-        raise Wrong(
-            line_of(value), f"{said}: there is no such {group}", *choices(value.value, files, "Choices")
+    if isinstance(value, yaml.ScalarNode) and value.value not in files and not _is_interpolation(value):
+        raise _Wrong(
+            _line_of(value), f"{said}: there is no such {group}", *choices(value.value, files, "Choices")
         )
 
 
 def declared(file: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
     """(folder, jobs) of the phase that a file declares; nothing for a file that declares none."""
     try:
-        root = root_of(text_of(file))
-    except Wrong:
+        root = _root_of(_text_of(file))
+    except _Wrong:
         return
-    phase = child(root, "phase")
-    name = child(phase, "name")
+    phase = _child(root, "phase")
+    name = _child(phase, "name")
     if isinstance(name, yaml.ScalarNode):
-        jobs = child(phase, "jobs")
+        jobs = _child(phase, "jobs")
         pairs = jobs.value if isinstance(jobs, yaml.MappingNode) else []
         yield name.value, tuple(str(job.value) for job, _ in pairs)
 
 
-def child(node: Any, name: str) -> Any:
+def _child(node: Any, name: str) -> Any:
     """The node behind a key, if the node is a mapping that has it."""
     pairs = node.value if isinstance(node, yaml.MappingNode) else []
     return next((value for key, value in pairs if key.value == name), None)
 
 
-def joined(key: str, name: str) -> str:
+def _joined(key: str, name: str) -> str:
     """The dotted key."""
     return f"{key}.{name}" if key else name
 
 
-def line_of(node: Any) -> int:
+def _line_of(node: Any) -> int:
     """The line that it begins in, from 1."""
     return int(node.start_mark.line) + 1
 
@@ -249,29 +253,31 @@ def explained(
     if match := re.search(r"Error merging override (.*)", text, re.DOTALL):
         return wrong_value(match[1], str(error.__cause__ or error))
     if match := re.search(r"already at '([^']*)'", text):
-        return already_there(match[1], overrides)
-    if problem := problem_of_choices(overrides, folders, cwd):
+        return _already_there(match[1], overrides)
+    if problem := _problem_of_choices(overrides, folders, cwd):
         return problem
     if match := re.search(r"Could not override '([^']*)'", text):
-        return unknown_key(match[1], overrides)
+        return _unknown_key(match[1], overrides)
     if match := re.search(r"Key '([^']*)' not in '(\w+)'(?:\s+full_key: (\S+))?", text):
         known = keys_of(type_at((match[3] or match[1]).rpartition(".")[0]))
         where = match[3] or match[1]
         return UsageError(f"{where}: there is no such key", *choices(match[1], known, "Keys there"))
     if match := re.search(r"Could not (?:find|load) '([^']*)/([^'/]*)'", text):
-        known = group_choices(match[1], folders) or options_in(text)
+        known = group_choices(match[1], folders) or _options_in(text)
         said = f"{match[1]}={match[2]}: there is no such {match[1]}"
         return UsageError(said, *choices(match[2], known, "Choices"))
     return UsageError("The configuration cannot be composed: " + " ".join(text.split())[:400])
 
 
-def options_in(text: str) -> list[str]:
+def _options_in(text: str) -> list[str]:
     """The choices that Hydra lists, indented below its message."""
     listed = re.search(r"Available options in '[^']*':\n((?:\t.*\n)*)", text)
     return listed[1].split() if listed else []
 
 
-def problem_of_choices(overrides: tuple[str, ...], folders: tuple[Path, ...], cwd: Path) -> UsageError | None:
+def _problem_of_choices(
+    overrides: tuple[str, ...], folders: tuple[Path, ...], cwd: Path
+) -> UsageError | None:
     """The first mistake in the files that were chosen, the phase's first."""
     pairs = dict(override.lstrip("+").partition("=")[::2] for override in overrides)
     for group in GROUPS:
@@ -293,7 +299,7 @@ def wrong_value(override: str, said: str) -> UsageError:
     return UsageError(f"{override}: it must be {wanted(kind)}", *hint)
 
 
-def already_there(key: str, overrides: tuple[str, ...]) -> UsageError:
+def _already_there(key: str, overrides: tuple[str, ...]) -> UsageError:
     """A plus before a key that the configuration has."""
     typed = next((o for o in overrides if o.startswith(f"+{key}=") or o == f"+{key}"), f"+{key}=…")
     return UsageError(
@@ -301,7 +307,7 @@ def already_there(key: str, overrides: tuple[str, ...]) -> UsageError:
     )
 
 
-def unknown_key(key: str, overrides: tuple[str, ...]) -> UsageError:
+def _unknown_key(key: str, overrides: tuple[str, ...]) -> UsageError:
     """The message for a key that is nowhere in the configuration."""
     try:
         known = list(flat_keys(whole([o for o in overrides if o.partition("=")[0] in GROUPS])))
@@ -333,12 +339,12 @@ def unknown_choice(
     if choice == "null":
         leave = (f"To have none, leave {group}= out.",) if group == "phase" else ()
         return UsageError(f"{group}=null: the name of one is wanted", *leave, *choices("", known, "Choices"))
-    if group == "phase" and (error := folder_meant(choice, known, folders, research_log)):
+    if group == "phase" and (error := _folder_meant(choice, known, folders, research_log)):
         return error
     return UsageError(f"{group}={choice}: there is no such {group}", *choices(choice, known, "Choices"))
 
 
-def folder_meant(
+def _folder_meant(
     choice: str, known: list[str], folders: tuple[Path, ...], research_log: Path
 ) -> UsageError | None:
     """Whoever types a phase's folder, or the beginning of its name, hears which file stands for it."""
@@ -355,12 +361,12 @@ def folder_meant(
     return UsageError(
         f"phase={choice}: no YAML file declares {research_log.name}/{meant[0]} yet",
         f"Write {shown}:",
-        *(f"  {line}" for line in smallest_yaml(meant[0], research_log)),
+        *(f"  {line}" for line in _smallest_yaml(meant[0], research_log)),
         *choices("", known, "Choices"),
     )
 
 
-def smallest_yaml(folder: str, research_log: Path) -> tuple[str, ...]:
+def _smallest_yaml(folder: str, research_log: Path) -> tuple[str, ...]:
     """The lines of the least that declares a phase, with a script that is there."""
     scripts = sorted(path.name for path in (research_log / folder).glob("*.py"))
     job = (
@@ -368,7 +374,7 @@ def smallest_yaml(folder: str, research_log: Path) -> tuple[str, ...]:
     )
     name, script = next(iter(job.items()))
     return (
-        HEADER,
+        _HEADER,
         "phase:",
         f"  name: {folder}",
         f"  jobs: {{{name}: {{entrypoint: {script}}}}}",

@@ -22,7 +22,7 @@ from runner.plan.fold import SweptJob
 from runner.plan.settings import Settings
 
 # One plan is of one action on one machine in one phase, shown once.
-NEVER_SWEPT = re.compile(r"(action|confirm|output|instance|phase)|(instance|paths|remote|ssh|cloud)\..*")
+_NEVER_SWEPT = re.compile(r"(action|confirm|output|instance|phase)|(instance|paths|remote|ssh|cloud)\..*")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Sweep:
 
 
 @dataclass(frozen=True)
-class Axis:
+class _Axis:
     """One override of a multirun, as the overrides that it stands for."""
 
     key: str
@@ -54,12 +54,12 @@ def load_sweep(
     """The sweep of one command line. UsageError that lists all invalid members together, if there are any."""
     typed = Typed.of(arguments)
     overrides = parsed(typed.grammar)
-    refuse_verbatim(typed)
-    axes = axes_of(overrides, conf_folders(config_dir))
-    found = list(Composer(typed, axes, cwd, config_dir).members())
+    _refuse_verbatim(typed)
+    axes = _axes_of(overrides, conf_folders(config_dir))
+    found = list(_Composer(typed, axes, cwd, config_dir).members())
     invalid = [(overrides, made) for overrides, made in found if isinstance(made, RunnerError)]
     if invalid:
-        raise invalid_members(invalid, len(found))
+        raise _invalid_members(invalid, len(found))
     first = next(made for _, made in found if isinstance(made, tuple))[0]
     members = tuple(
         SweptJob(number, overrides, made[1])
@@ -71,11 +71,11 @@ def load_sweep(
     return Sweep(replace(first, program=program, typed=("-m", *said, *added)), members)
 
 
-def refuse_verbatim(typed: Typed) -> None:
+def _refuse_verbatim(typed: Typed) -> None:
     """What is taken as typed is never a sweep, also where it looks like one."""
     given = dict(typed.verbatim)
     if "," in given.get("confirm", ""):
-        raise never("confirm")
+        raise _never("confirm")
     if given.get("resume", "null") != "null":
         raise UsageError(
             "resume= runs what is missing of a sweep that was; it takes no -m",
@@ -83,7 +83,7 @@ def refuse_verbatim(typed: Typed) -> None:
         )
 
 
-def never(key: str) -> UsageError:
+def _never(key: str) -> UsageError:
     """Why this cannot be swept."""
     return UsageError(
         f"A sweep over {key} is not possible: a sweep is one plan, of one job of one phase on one machine",
@@ -91,27 +91,27 @@ def never(key: str) -> UsageError:
     )
 
 
-def axes_of(overrides: Sequence[Any], folders: tuple[Path, ...]) -> tuple[Axis, ...]:
+def _axes_of(overrides: Sequence[Any], folders: tuple[Path, ...]) -> tuple[_Axis, ...]:
     """The overrides taken apart: a list, `choice()`, `range()` and `glob()` are swept."""
     axes = []
     for override in overrides:
         key = override.get_key_element()
         if not override.is_sweep_override():
-            axes.append(Axis(key, (f"{key}={override.get_value_element_as_str()}",), False, False))
+            axes.append(_Axis(key, (f"{key}={override.get_value_element_as_str()}",), False, False))
             if override.is_delete():
                 axes[-1] = replace(axes[-1], elements=(override.input_line or "",))
             continue
-        if NEVER_SWEPT.fullmatch(key.lstrip("+~")):
-            raise never(key)
-        words = tuple(swept_words(override, folders))
+        if _NEVER_SWEPT.fullmatch(key.lstrip("+~")):
+            raise _never(key)
+        words = tuple(_swept_words(override, folders))
         if not words:
             raise UsageError(f"{override.input_line}: nothing matches, so there is nothing to run")
         containers = any(word[:1] in "[{" for word in words)
-        axes.append(Axis(key, tuple(f"{key}={word}" for word in words), True, containers))
+        axes.append(_Axis(key, tuple(f"{key}={word}" for word in words), True, containers))
     return tuple(axes)
 
 
-def swept_words(override: Any, folders: tuple[Path, ...]) -> Iterator[str]:
+def _swept_words(override: Any, folders: tuple[Path, ...]) -> Iterator[str]:
     """The values of a sweep, each as Hydra's grammar spells it."""
     from hydra.core.override_parser.types import Glob
 
@@ -129,26 +129,26 @@ def swept_words(override: Any, folders: tuple[Path, ...]) -> Iterator[str]:
     return words
 
 
-Made = tuple[Settings, Any] | RunnerError
+_Made = tuple[Settings, Any] | RunnerError
 
 
-class Composer:
+class _Composer:
     """Composes the members of one sweep; what is equal for many of them is done once."""
 
-    def __init__(self, typed: Typed, axes: tuple[Axis, ...], cwd: Path, config_dir: Path | None) -> None:
+    def __init__(self, typed: Typed, axes: tuple[_Axis, ...], cwd: Path, config_dir: Path | None) -> None:
         self.typed, self.axes, self.cwd, self.config_dir = typed, axes, cwd, config_dir
-        self.in_place = can_be_put_in_place(axes)
+        self.in_place = _can_be_put_in_place(axes)
         self.bases: dict[tuple[str, ...], tuple[DictConfig, Settings] | RunnerError] = {}
         self.wrong: dict[str, RunnerError] = {}  # a value that a key cannot have, for whichever member
         self.parsed: dict[str, Any] = {}
 
-    def members(self) -> Iterator[tuple[tuple[str, ...], Made]]:
+    def members(self) -> Iterator[tuple[tuple[str, ...], _Made]]:
         """For every member its swept overrides, and its settings and job or what is wrong with it."""
         for combination in product(*(axis.elements for axis in self.axes)):
             pairs = list(zip(self.axes, combination, strict=True))
             yield tuple(word for axis, word in pairs if axis.is_swept), self.member(pairs)
 
-    def member(self, pairs: list[tuple[Axis, str]]) -> Made:
+    def member(self, pairs: list[tuple[_Axis, str]]) -> _Made:
         """One member: the base of its group choices, with its values put in."""
         late = [word for axis, word in pairs if self.is_late(axis)]
         base = self.base(tuple(word for axis, word in pairs if not self.is_late(axis)))
@@ -162,7 +162,7 @@ class Composer:
         except RunnerError as error:
             return error
 
-    def is_late(self, axis: Axis) -> bool:
+    def is_late(self, axis: _Axis) -> bool:
         """Whether this axis is a swept value, put in after composing."""
         return self.in_place and axis.is_swept and axis.key not in GROUPS
 
@@ -196,7 +196,7 @@ class Composer:
             raise self.wrong[word] from error
 
 
-def can_be_put_in_place(axes: tuple[Axis, ...]) -> bool:
+def _can_be_put_in_place(axes: tuple[_Axis, ...]) -> bool:
     """Whether each member sets the same plain keys, so that it overwrites all of the one before.
 
     Lists and dictionaries merge, `+key` may be added once, and a key given twice depends on the order:
@@ -210,7 +210,7 @@ def can_be_put_in_place(axes: tuple[Axis, ...]) -> bool:
     return sum(1 for _ in related) == len(swept)
 
 
-def invalid_members(invalid: list[tuple[tuple[str, ...], RunnerError]], num_members: int) -> UsageError:
+def _invalid_members(invalid: list[tuple[tuple[str, ...], RunnerError]], num_members: int) -> UsageError:
     """All that is wrong, a line for each invalid member."""
     said = {(error.message, error.hints): error for _, error in invalid}
     if len(said) == 1 and len(invalid) == num_members:

@@ -217,16 +217,16 @@ def find_links() -> str | None:
     return None
 
 
-def register() -> None:
+def _register() -> None:
     """Make the schema and the resolvers known to Hydra; doing it twice changes nothing."""
     ConfigStore.instance().store(name="runner_schema", node=RunnerConf, provider="runner")
     OmegaConf.register_new_resolver("find_links", find_links, replace=True)
 
 
-register()
+_register()
 
 
-SCALARS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+_SCALARS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 
 def type_at(key: str, root: Any = RunnerConf) -> Any:
@@ -277,7 +277,7 @@ def wanted(kind: Any) -> str:
         inside = bare(get_args(kind)[1])
         what = f"each with {', '.join(keys_of(inside))}" if is_dataclass(inside) else "{name: value}"
         return f"a mapping from names of yours, {what}{orelse}"
-    return ("a list such as [a, b]" if get_origin(kind) is list else SCALARS.get(kind, "a value")) + orelse
+    return ("a list such as [a, b]" if get_origin(kind) is list else _SCALARS.get(kind, "a value")) + orelse
 
 
 def refuse_mismatch(value: Any, kind: Any = RunnerConf, key: str = "") -> None:
@@ -285,14 +285,14 @@ def refuse_mismatch(value: Any, kind: Any = RunnerConf, key: str = "") -> None:
     if (value is None and may_be_null(kind)) or kind is Any:
         return
     kind = bare(kind)
-    if not fits(value, kind):
-        raise UsageError(f"{key} comes to {shortened(value)} here; it must be {wanted(kind)}")
+    if not _fits(value, kind):
+        raise UsageError(f"{key} comes to {_shortened(value)} here; it must be {wanted(kind)}")
     for name, item in value.items() if isinstance(value, dict) else ():
         if inner := inner_type(kind, name):  # what was added by + and no section knows is nobody's business
             refuse_mismatch(item, inner, f"{key}.{name}" if key else str(name))
 
 
-def fits(value: Any, kind: Any) -> bool:
+def _fits(value: Any, kind: Any) -> bool:
     """Whether the value has the shape of the type: its keys, if it is a section."""
     if is_dataclass(kind):
         return isinstance(value, dict) and set(keys_of(kind)) <= set(value)
@@ -300,7 +300,7 @@ def fits(value: Any, kind: Any) -> bool:
     return isinstance(value, int | float if plain is float else plain)
 
 
-def shortened(value: Any) -> str:
+def _shortened(value: Any) -> str:
     """The value on a part of a line."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"

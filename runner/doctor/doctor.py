@@ -18,7 +18,7 @@ from runner.plan.settings import LOCAL, Settings
 from runner.research_log.runs import token_in
 from runner.world.world import Asking, Fact, Result
 
-QUESTION = """\
+_QUESTION = """\
 PATH=~/.local/bin:$PATH; cd {root} && [ -x {venv}/bin/python ] || exit 3
 {uv} pip freeze --python {venv}; echo "--- check"; {uv} pip check --python {venv} 2>&1
 echo "--- setup $(cat {venv}/installed.sha256 2>/dev/null)"
@@ -39,9 +39,9 @@ class Drift:
         return not (self.differing or self.broken or self.was_changed)
 
 
-def ask_drift(root: Word, venv: Word, uv: Word = "uv") -> Command:
+def _ask_drift(root: Word, venv: Word, uv: Word = "uv") -> Command:
     """The question about an environment, for this machine or another."""
-    return Command(QUESTION.format(root=spell(root), venv=spell(venv), uv=spell(uv)))
+    return Command(_QUESTION.format(root=spell(root), venv=spell(venv), uv=spell(uv)))
 
 
 def read_drift(result: Result, lock: Lock | None, overridden: tuple[str, ...] = ()) -> Drift | None:
@@ -55,19 +55,19 @@ def read_drift(result: Result, lock: Lock | None, overridden: tuple[str, ...] = 
         return None
     frozen, checked, installed = match.groups()
     return Drift(
-        differing=differing(dict(pins_in(frozen)), lock.pins if lock else ()),
-        broken=tuple(line for line in checked.splitlines() if is_broken(line, overridden)),
+        differing=_differing(dict(pins_in(frozen)), lock.pins if lock else ()),
+        broken=tuple(line for line in checked.splitlines() if _is_broken(line, overridden)),
         was_changed=bool(installed) and installed != sha256(frozen.encode()).hexdigest(),
     )
 
 
-def is_broken(line: str, overridden: tuple[str, ...]) -> bool:
+def _is_broken(line: str, overridden: tuple[str, ...]) -> bool:
     """Whether `uv pip check` complains of what setup did not override."""
     match = re.match(r"The package `[^`]+` requires `([^`]+)`", line)
     return line.startswith("The package ") and not (match and distribution(match[1]) in overridden)
 
 
-def differing(installed: dict[str, str], pins: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+def _differing(installed: dict[str, str], pins: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
     """What the lock names and the environment has otherwise, or not at all."""
     return tuple(
         f"{name} {installed.get(name, 'missing')} for {version}"
@@ -76,43 +76,43 @@ def differing(installed: dict[str, str], pins: tuple[tuple[str, str], ...]) -> t
     )
 
 
-NUM_SHOWN = 5
+_NUM_SHOWN = 5
 
 
-def drift(settings: Settings) -> Asking[tuple[Diagnosis, ...]]:
+def _drift(settings: Settings) -> Asking[tuple[Diagnosis, ...]]:
     """Nothing where no environment is."""
     if settings.phase is None:
         return ()
     lock = lock_of(settings, settings.phase)
     overridden = tuple(map(distribution, overrides_for(settings, settings.phase)))
-    ask = here(settings) if settings.instance.is_local else there(settings)
+    ask = _here(settings) if settings.instance.is_local else _there(settings)
     found: Drift | None = yield Fact(ask, lambda result: read_drift(result, lock, overridden))
     if found is None or found.is_none:
         return ()
-    return (diagnosis(settings, found),)
+    return (_diagnosis(settings, found),)
 
 
-def here(settings: Settings) -> Command:
+def _here(settings: Settings) -> Command:
     """About the environment of this machine."""
     from uv import find_uv_bin
 
-    return ask_drift(settings.paths.root, settings.paths.venv, find_uv_bin())
+    return _ask_drift(settings.paths.root, settings.paths.venv, find_uv_bin())
 
 
-def there(settings: Settings) -> Command:
+def _there(settings: Settings) -> Command:
     """About the machine's."""
     places = (home_or_path(settings.remote.root), home_or_path(settings.remote.venv))
-    return route_of(settings).ask(ask_drift(*places))
+    return route_of(settings).ask(_ask_drift(*places))
 
 
-def diagnosis(settings: Settings, found: Drift) -> Diagnosis:
+def _diagnosis(settings: Settings, found: Drift) -> Diagnosis:
     """One for all of it: setup mends it."""
     shown = (*found.differing, *found.broken)
-    more = f" and {len(shown) - NUM_SHOWN} more" if len(shown) > NUM_SHOWN else ""
+    more = f" and {len(shown) - _NUM_SHOWN} more" if len(shown) > _NUM_SHOWN else ""
     changed = "its packages are not those that the last setup left"
     return Diagnosis(
         symptom="the shared environment has drifted",
-        evidence="; ".join(shown[:NUM_SHOWN]) + more or changed,
+        evidence="; ".join(shown[:_NUM_SHOWN]) + more or changed,
         cause="another phase's setup, or an install by hand, changed what this phase was tested with",
         remedy=own_line(settings, "setup"),
     )
@@ -135,14 +135,14 @@ def doctor(settings: Settings) -> Asking[Doctor]:
 
     That a machine does not answer is said by itself only where nobody knows why.
     """
-    found, silent, looked_at = yield from of_run(settings)
+    found, silent, looked_at = yield from _of_run(settings)
     more: tuple[Diagnosis, ...] = ()
-    for ask in (drift, of_machines):
+    for ask in (_drift, of_machines):
         more += yield from ask(settings)
     return Doctor(found + (more or silent), looked_at)
 
 
-def of_run(settings: Settings) -> Asking[tuple[tuple[Diagnosis, ...], tuple[Diagnosis, ...], str]]:
+def _of_run(settings: Settings) -> Asking[tuple[tuple[Diagnosis, ...], tuple[Diagnosis, ...], str]]:
     """What is wrong with the run; whether its machine is silent; its name."""
     try:
         started = started_run(settings)
@@ -156,11 +156,11 @@ def of_run(settings: Settings) -> Asking[tuple[tuple[Diagnosis, ...], tuple[Diag
         route = Route(started.target.name, None if settings.ssh.is_default else settings.ssh.config)
         folder, token = str(paths_of(settings, started).folder), token_in(started.folder)
         seen = yield ask_health(route, settings.remote.root, folder, token)
-        silent = () if seen else (no_answer(settings, started),)
+        silent = () if seen else (_no_answer(settings, started),)
     return diagnose(evidence_of(settings, started.folder, seen)), silent, started.name
 
 
-def no_answer(settings: Settings, started: Started) -> Diagnosis:
+def _no_answer(settings: Settings, started: Started) -> Diagnosis:
     """The machine of the run cannot be reached by its name."""
     return Diagnosis(
         "the machine does not answer",

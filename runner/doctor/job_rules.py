@@ -31,7 +31,7 @@ class Diagnosis:
 
 
 # Runs on the machine: a line for each thing that can be seen there.
-HEALTH = """\
+_HEALTH = """\
 cd {root} 2>/dev/null || exit 0; run={run}; token={token}
 echo "state $(
 {state}
@@ -61,7 +61,7 @@ def ask_health(route: Route, root: str, run: str, token: str = "") -> Fact[Seen 
 
     `token`: which plan started it; a run of that name that another plan started is not meant.
     """
-    body = HEALTH.format(root=spell(home_or_path(root)), run=quote(run), token=token, state=STATE)
+    body = _HEALTH.format(root=spell(home_or_path(root)), run=quote(run), token=token, state=STATE)
     return Fact(route.ask(Command(body)), read_health)
 
 
@@ -155,14 +155,14 @@ def evidence_of(settings: Settings, folder: Path, seen: Seen | None = None) -> E
 
 
 # From the smaller GPU memory to the larger: 24, 40, 80 and 96 GB.
-LARGER = ("gpu_1x_a10", "gpu_1x_a100_sxm4", "gpu_1x_h100_pcie", "gpu_1x_gh200")
+_LARGER = ("gpu_1x_a10", "gpu_1x_a100_sxm4", "gpu_1x_h100_pcie", "gpu_1x_gh200")
 
 # Modules that are not called like their package.
-PACKAGES = {"sklearn": "scikit-learn", "yaml": "pyyaml", "PIL": "pillow", "cv2": "opencv-python-headless"}
+_PACKAGES = {"sklearn": "scikit-learn", "yaml": "pyyaml", "PIL": "pillow", "cv2": "opencv-python-headless"}
 
 
 @dataclass(frozen=True)
-class Rule:
+class _Rule:
     """`shown_by` gives the line that shows the symptom, None where it is not there."""
 
     symptom: str
@@ -172,17 +172,17 @@ class Rule:
     fallback: bool = field(default=False)  # the first of these counts where nothing else is found
 
 
-def says(pattern: str) -> Callable[[Evidence], str | None]:
+def _says(pattern: str) -> Callable[[Evidence], str | None]:
     """Shown by a line of the log of a run that failed or still runs."""
     return lambda evidence: None if evidence.exit_code == 0 else evidence.line(pattern)
 
 
-def smaller(evidence: Evidence) -> str:
+def _smaller(evidence: Evidence) -> str:
     """Half the batch with twice the accumulation; at batch 1 the next larger machine."""
     batch = evidence.argument("batch_size")
     size = int(batch[1]) if batch and batch[1].isdigit() else 1
     if size == 1:
-        return larger(evidence)
+        return _larger(evidence)
     words = [f"batch_size={size // 2}"]
     if steps := evidence.argument(r"gradient_accumulation\w*", r"grad_accum\w*", r"accumulat\w*"):
         doubled = int(steps[1]) * 2 if steps[1].isdigit() else 2
@@ -190,84 +190,84 @@ def smaller(evidence: Evidence) -> str:
     return evidence.again(*words)
 
 
-def larger(evidence: Evidence) -> str:
+def _larger(evidence: Evidence) -> str:
     """The next larger GPU."""
     now = evidence.instance_type or evidence.settings.instance.choice
-    place = LARGER.index(now) + 1 if now in LARGER else 0
-    return evidence.typed("action=up", f"instance={LARGER[min(place, len(LARGER) - 1)]}")
+    place = _LARGER.index(now) + 1 if now in _LARGER else 0
+    return evidence.typed("action=up", f"instance={_LARGER[min(place, len(_LARGER) - 1)]}")
 
 
-def install(evidence: Evidence) -> str:
+def _install(evidence: Evidence) -> str:
     """uv, inside the shared environment, with the package that has the module."""
     line = evidence.line(r"No module named") or ""
     match = re.search(r"No module named '?([\w]+)", line)
     module = match[1] if match else "PACKAGE"
-    package = PACKAGES.get(module, module.replace("_", "-"))
+    package = _PACKAGES.get(module, module.replace("_", "-"))
     if evidence.is_local:
         deps = evidence.settings.phase.deps if evidence.settings.phase else ()
         return evidence.typed("action=setup", f"phase.deps=[{','.join([*deps, package])}]")
     return evidence.typed("action=run", f"command=uv pip install {package}")
 
 
-def see_disk(evidence: Evidence) -> str:
+def _see_disk(evidence: Evidence) -> str:
     """What takes the space."""
     return evidence.typed("action=run", "command=df -h .; du -xh --max-depth=2 ~ . | sort -h | tail -n 20")
 
 
-def slower(evidence: Evidence) -> str:
+def _slower(evidence: Evidence) -> str:
     """A tenth of the learning rate, where the job has one."""
     rate = evidence.argument("lr", "learning_rate")
     if rate is None:
-        return see_log(evidence)
+        return _see_log(evidence)
     tenth = f"{float(rate[1]) / 10:g}" if re.fullmatch(r"[\d.e+-]+", rate[1]) else rate[1]
     return evidence.again(f"phase.jobs.{evidence.action}.args.{rate[0]}={tenth}")
 
 
-def see_log(evidence: Evidence) -> str:
+def _see_log(evidence: Evidence) -> str:
     """The end of the log."""
     return evidence.typed("action=logs", f"run={evidence.run.partition('-')[0]}", "lines=100")
 
 
-def is_nan(evidence: Evidence) -> str | None:
+def _is_nan(evidence: Evidence) -> str | None:
     """A loss that is not a number, in the log or in the metrics."""
     pattern = r"(?i)\bloss\W{1,4}(nan|inf)\b"
     found = [line for line in evidence.metrics.splitlines() if re.search(pattern, line)]
     return evidence.line(pattern) or (found[-1].strip()[:300] if found else None)
 
 
-def kernel_killed(evidence: Evidence) -> str | None:
+def _kernel_killed(evidence: Evidence) -> str | None:
     """The kernel's own words, for a run that ended with KILL."""
     oom = evidence.seen.oom_line if evidence.seen else ""
-    return f"exit code 137; {oom}" if oom and ended_with(evidence) in (137, None) else None
+    return f"exit code 137; {oom}" if oom and _ended_with(evidence) in (137, None) else None
 
 
-def killed(evidence: Evidence) -> str | None:
+def _killed(evidence: Evidence) -> str | None:
     """KILL, where nobody can say that it was the kernel's."""
-    return "exit code 137" if ended_with(evidence) == 137 and not kernel_killed(evidence) else None
+    return "exit code 137" if _ended_with(evidence) == 137 and not _kernel_killed(evidence) else None
 
 
-def ended_with(evidence: Evidence) -> int | None:
+def _ended_with(evidence: Evidence) -> int | None:
     """The exit code, from here or from the machine."""
     there = evidence.seen.exit_code if evidence.seen else None
     return evidence.exit_code if evidence.exit_code is not None else there
 
 
-def gone(evidence: Evidence) -> str | None:
+def _gone(evidence: Evidence) -> str | None:
     """No process, no exit code."""
     if evidence.seen and evidence.seen.state is RunState.LOST:
         return f"{evidence.run}: no process of it is alive on the machine, and it left no exit code"
     return None
 
 
-def disk_full(evidence: Evidence) -> str | None:
+def _disk_full(evidence: Evidence) -> str | None:
     """In the job's words, or in those of df."""
-    if line := says(r"No space left on device|Errno 28|Disk quota exceeded")(evidence):
+    if line := _says(r"No space left on device|Errno 28|Disk quota exceeded")(evidence):
         return line
     full = evidence.seen and evidence.seen.disk_percent is not None and evidence.seen.disk_percent >= 99
     return evidence.seen.disk_line if evidence.seen and full else None
 
 
-def hangs(evidence: Evidence) -> str | None:
+def _hangs(evidence: Evidence) -> str | None:
     """Alive, and for long without a word while no GPU works."""
     seen, limit_s = evidence.seen, evidence.settings.doctor_silent_s
     if seen is None or seen.state is not RunState.RUNNING or (seen.silent_s or 0) < limit_s:
@@ -275,7 +275,7 @@ def hangs(evidence: Evidence) -> str | None:
     return f"no output for {(seen.silent_s or 0) // 60} min, GPU at 0 %" if not seen.gpu_percent else None
 
 
-def never_started(evidence: Evidence) -> str | None:
+def _never_started(evidence: Evidence) -> str | None:
     """The last words of a step that failed before the job."""
     step = evidence.failed_step
     if step is None:
@@ -284,92 +284,94 @@ def never_started(evidence: Evidence) -> str | None:
     return f"its step {step.name} ended with exit code {step.exit_code}: {said}"
 
 
-def stopped(evidence: Evidence) -> str | None:
+def _stopped(evidence: Evidence) -> str | None:
     """Ended from outside, and politely."""
-    code = ended_with(evidence)
+    code = _ended_with(evidence)
     return f"exit code {code}" if code in (130, 143) else None
 
 
-def failed(evidence: Evidence) -> str | None:
+def _failed(evidence: Evidence) -> str | None:
     """The last words of a job that failed."""
-    code = ended_with(evidence)
+    code = _ended_with(evidence)
     if not code:
         return None
     lines = [line for line in evidence.log.splitlines() if line.strip()]
     return f"exit code {code}: {lines[-1].strip()[:300]}" if lines else f"exit code {code}, without a word"
 
 
-RULES = (
-    Rule(
+_RULES = (
+    _Rule(
         "CUDA out of memory",
-        says(r"CUDA out of memory|OutOfMemoryError|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED"),
+        _says(r"CUDA out of memory|OutOfMemoryError|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED"),
         "the batch does not fit into the GPU's memory",
-        smaller,
+        _smaller,
     ),
-    Rule(
+    _Rule(
         "CUDA error 802",
-        says(r"(?i)error 802|cudaErrorSystemNotReady|system not yet initialized"),
+        _says(r"(?i)error 802|cudaErrorSystemNotReady|system not yet initialized"),
         "this machine's GPU will never work, though nvidia-smi looks healthy: it is the host's fault",
         lambda evidence: evidence.typed("action=terminate"),
     ),
-    Rule(
+    _Rule(
         "killed by the kernel",
-        kernel_killed,
+        _kernel_killed,
         "the machine's memory (not the GPU's) was used up, and the kernel ended the largest process",
-        smaller,
+        _smaller,
     ),
-    Rule(
+    _Rule(
         "module missing",
-        says(r"ModuleNotFoundError|No module named"),
+        _says(r"ModuleNotFoundError|No module named"),
         "the shared environment lacks a package that the script imports",
-        install,
+        _install,
     ),
-    Rule("disk full", disk_full, "nothing more can be written there, checkpoints included", see_disk),
-    Rule(
+    _Rule("disk full", _disk_full, "nothing more can be written there, checkpoints included", _see_disk),
+    _Rule(
         "the loss is not a number",
-        is_nan,
+        _is_nan,
         "training diverged: what is computed after this is worth nothing",
-        slower,
+        _slower,
     ),
-    Rule(
+    _Rule(
         "the run is lost",
-        gone,
+        _gone,
         "the machine restarted, or the process was killed with -9; checkpoints are where they were",
         lambda evidence: evidence.again(),
     ),
-    Rule(
+    _Rule(
         "the run hangs",
-        hangs,
+        _hangs,
         "its processes wait for something that does not come, and the machine is paid for meanwhile",
         lambda evidence: evidence.typed("action=stop", f"run={evidence.run.partition('-')[0]}"),
     ),
-    Rule(
+    _Rule(
         "the job never started",
-        never_started,
+        _never_started,
         "a step before it failed; nothing of this run is on the machine",
         lambda evidence: evidence.again(),
         fallback=True,
     ),
-    Rule(
+    _Rule(
         "killed with -9",
-        killed,
+        _killed,
         "the kernel's doing when memory is used up (dmesg says so); else a person's, or a restart",
         lambda evidence: evidence.again(),
         fallback=True,
     ),
-    Rule(
+    _Rule(
         "the run was stopped",
-        stopped,
+        _stopped,
         "somebody ended it: action=stop, Ctrl-C, or a TERM of the machine's own",
         lambda evidence: evidence.again(),
     ),
-    Rule("the job failed", failed, "the script's own error; its last lines say more", see_log, fallback=True),
+    _Rule(
+        "the job failed", _failed, "the script's own error; its last lines say more", _see_log, fallback=True
+    ),
 )
 
 
 def diagnose(evidence: Evidence, guesses: bool = True) -> tuple[Diagnosis, ...]:
     """Every rule that applies, the person's own first; `guesses` only where nothing else is found."""
-    rules = (*map(own_rule, evidence.settings.doctor_rules), *RULES)
+    rules = (*map(_own_rule, evidence.settings.doctor_rules), *_RULES)
     found = [(rule, line) for rule in rules if (line := rule.shown_by(evidence))]
     sure = [pair for pair in found if not pair[0].fallback]
     return tuple(
@@ -378,6 +380,6 @@ def diagnose(evidence: Evidence, guesses: bool = True) -> tuple[Diagnosis, ...]:
     )
 
 
-def own_rule(rule: DoctorRule) -> Rule:
+def _own_rule(rule: DoctorRule) -> _Rule:
     """A rule from the YAML: a pattern for a line of the log."""
-    return Rule(rule.symptom, says(rule.pattern), rule.cause, lambda _: rule.remedy)
+    return _Rule(rule.symptom, _says(rule.pattern), rule.cause, lambda _: rule.remedy)

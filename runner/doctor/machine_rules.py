@@ -18,17 +18,17 @@ from runner.plan.plan import Request
 from runner.plan.settings import Settings
 from runner.world.world import Asking, Fact, Result
 
-BILLED = "it is billed until it is terminated"
-REFUSED_LATELY_S = 3600.0
-NO_USE = {
+_BILLED = "it is billed until it is terminated"
+_REFUSED_LATELY_S = 3600.0
+_NO_USE = {
     "unhealthy": "its host failed, or somebody shut it down inside, which does not end the bill",
     "preempted": "the cloud took it back",
 }
-CHANGED_KEY = re.compile(r"HOST IDENTIFICATION HAS CHANGED|Host key verification failed")
+_CHANGED_KEY = re.compile(r"HOST IDENTIFICATION HAS CHANGED|Host key verification failed")
 
 
 @dataclass(frozen=True)
-class Way:
+class _Way:
     """How ssh fared: where its configuration leads, and its last words when it did not get there."""
 
     leads_to: str
@@ -44,28 +44,28 @@ def of_machines(settings: Settings) -> Asking[tuple[Diagnosis, ...]]:
     try:
         remembers = read_ledger(settings.paths.state) != Ledger()
     except UsageError as error:
-        return (unreadable(settings, error),)
+        return (_unreadable(settings, error),)
     if not (remembers or settings.machine or asks_for_machines):
         return ()
     try:
         seen = yield from look(settings)
         keys: tuple[SshKey, ...] = yield list_ssh_keys(settings.base_url)
     except RunnerError as error:
-        return (of_cloud(settings, error),)
-    found = (*of_ledger(settings, seen), *of_keys(settings, keys))
-    for machine in ours(settings, seen):
-        found += yield from of_machine(settings, machine, keys)
+        return (_of_cloud(settings, error),)
+    found = (*_of_ledger(settings, seen), *_of_keys(settings, keys))
+    for machine in _ours(settings, seen):
+        found += yield from _of_machine(settings, machine, keys)
     return found
 
 
-def unreadable(settings: Settings, error: UsageError) -> Diagnosis:
+def _unreadable(settings: Settings, error: UsageError) -> Diagnosis:
     """The ledger is there and nobody can read it: then nothing that is rented is known."""
     file = sh(str(settings.paths.state / LEDGER)).text
     cause = f"its permissions, or the disk; {error.hints[0]}"
     return Diagnosis("the ledger cannot be read", error.message, cause, f"mv {file} {file}.aside")
 
 
-def of_cloud(settings: Settings, error: RunnerError) -> Diagnosis:
+def _of_cloud(settings: Settings, error: RunnerError) -> Diagnosis:
     """The cloud gives no answer: the key, the account, our haste, or the way to it."""
     again = own_line(settings, "status")
     billed = "machines that run go on being billed"
@@ -81,13 +81,13 @@ def of_cloud(settings: Settings, error: RunnerError) -> Diagnosis:
     return Diagnosis("the cloud refuses to answer", error.message, cause, again)
 
 
-def ours(settings: Settings, seen: Seen) -> list[Rented]:
+def _ours(settings: Settings, seen: Seen) -> list[Rented]:
     """The listed machines that we launched, or that `machine=` names."""
     ids, wanted = {m.id for m in seen.ledger.ours}, settings.machine
     return [i for i in seen.alive if (called(i, wanted) if wanted else i.id in ids)]
 
 
-def of_ledger(settings: Settings, seen: Seen) -> Iterator[Diagnosis]:
+def _of_ledger(settings: Settings, seen: Seen) -> Iterator[Diagnosis]:
     """What we remember against what the cloud lists."""
     status = own_line(settings, "status")
     listed = {i.id for i in seen.alive}
@@ -109,17 +109,17 @@ def of_ledger(settings: Settings, seen: Seen) -> Iterator[Diagnosis]:
             cause = "it was terminated elsewhere, or pre-empted; it is billed no longer"
             yield Diagnosis("a machine is gone", what, cause, status)
     refusal = seen.ledger.refusal
-    if refusal and seen.now - refusal.at < REFUSED_LATELY_S:
-        yield of_refusal(settings, refusal)
+    if refusal and seen.now - refusal.at < _REFUSED_LATELY_S:
+        yield _of_refusal(settings, refusal)
 
 
-def of_refusal(settings: Settings, refusal: Refusal) -> Diagnosis:
+def _of_refusal(settings: Settings, refusal: Refusal) -> Diagnosis:
     """The last launch came to nothing."""
     what = f"{refusal.name} ({refusal.type}): {refusal.code}"
-    again = launch_line(settings, refusal)
+    again = _launch_line(settings, refusal)
     if refusal.code == CAPACITY:
         cause = "no machine of the preferred types was free in the preferred regions; nothing was rented"
-        return Diagnosis("no capacity", what, cause, launch_line(settings, refusal, "wait_for_capacity=2h"))
+        return Diagnosis("no capacity", what, cause, _launch_line(settings, refusal, "wait_for_capacity=2h"))
     if refusal.code == "global/quota-exceeded":
         cause = "the account may not have more machines at a time; nothing was rented"
         return Diagnosis("the quota is reached", what, cause, own_line(settings, "status"))
@@ -129,7 +129,7 @@ def of_refusal(settings: Settings, refusal: Refusal) -> Diagnosis:
     return Diagnosis("the last launch was refused", what, "the cloud said no; nothing was rented", again)
 
 
-def launch_line(settings: Settings, refusal: Refusal, *more: str) -> str:
+def _launch_line(settings: Settings, refusal: Refusal, *more: str) -> str:
     """The launch again; where no instance was typed now, the one that is called like the type."""
     alias = alias_of(refusal.name)
     known = {f.stem for folder in settings.paths.conf for f in (folder / "instance").glob("*.yaml")}
@@ -140,9 +140,9 @@ def launch_line(settings: Settings, refusal: Refusal, *more: str) -> str:
     return own_line(settings, "launch", *more, machine=alias)
 
 
-def of_keys(settings: Settings, keys: tuple[SshKey, ...]) -> Iterator[Diagnosis]:
+def _of_keys(settings: Settings, keys: tuple[SshKey, ...]) -> Iterator[Diagnosis]:
     """Two keys with one name: a machine launched with that name may get either."""
-    own = own_publics(settings)
+    own = _own_publics(settings)
     for name, num in Counter(key.name for key in keys).items():
         if num > 1:
             named = [key for key in keys if key.name == name]
@@ -152,7 +152,7 @@ def of_keys(settings: Settings, keys: tuple[SshKey, ...]) -> Iterator[Diagnosis]
             yield Diagnosis("duplicate key names", f"{num} ssh keys are called {name}", cause, remedy)
 
 
-def own_publics(settings: Settings) -> dict[str, Path]:
+def _own_publics(settings: Settings) -> dict[str, Path]:
     """The public keys whose private halves are here → the private half; the one that ssh offers first."""
     offered = identity_of(settings)
     found = sorted(Path.home().glob(".ssh/*.pub"))
@@ -166,25 +166,25 @@ def own_publics(settings: Settings) -> dict[str, Path]:
     return publics
 
 
-def of_machine(
+def _of_machine(
     settings: Settings, machine: Rented, keys: tuple[SshKey, ...]
 ) -> Asking[tuple[Diagnosis, ...]]:
     """One listed machine: its state, the way to it, its GPU."""
     name = machine.name or machine.id
-    price = f"{BILLED}, ${machine.usd_per_hour:.2f}/h"
+    price = f"{_BILLED}, ${machine.usd_per_hour:.2f}/h"
     if machine.status == "terminating":
         return ()
-    if machine.status in NO_USE:
+    if machine.status in _NO_USE:
         end = own_line(settings, "terminate", machine=name)
-        cause = f"{NO_USE[machine.status]}; {price}"
+        cause = f"{_NO_USE[machine.status]}; {price}"
         return (Diagnosis("the machine is of no use", f"{name} is {machine.status}", cause, end),)
     if machine.ip is None:
         wait = own_line(settings, "wait", machine=name)
         return (Diagnosis("no address yet", f"{name} is {machine.status}", f"it is starting; {price}", wait),)
     alias = alias_for(settings, machine)
     config = None if settings.ssh.is_default else settings.ssh.config
-    way: Way = yield from ask_way(Route(alias, config))
-    wrong = of_way(settings, machine, way, keys)
+    way: _Way = yield from _ask_way(Route(alias, config))
+    wrong = _of_way(settings, machine, way, keys)
     if wrong is not None or not is_cuda_wanted(settings, machine):
         return (wrong,) if wrong else ()
     cuda: Cuda = yield ask_cuda(settings, machine)
@@ -195,48 +195,48 @@ def of_machine(
     return (Diagnosis(f"CUDA error {cuda.code}", f"{name}: cuInit returned {cuda.code}", cause, end),)
 
 
-def ask_way(route: Route) -> Asking[Way]:
+def _ask_way(route: Route) -> Asking[_Way]:
     """Where the alias leads, and whether one gets there."""
     shown = sh(*route.words, "-G", route.alias)
-    leads_to: str = yield Fact(shown, read_host)
-    said: str | None = yield Fact(route.ask(Command("true")), read_last_words)
-    return Way(leads_to, said)
+    leads_to: str = yield Fact(shown, _read_host)
+    said: str | None = yield Fact(route.ask(Command("true")), _read_last_words)
+    return _Way(leads_to, said)
 
 
-def read_host(result: Result) -> str:
+def _read_host(result: Result) -> str:
     """The HostName of `ssh -G`."""
     match = re.search(r"^hostname (.*)$", result.stdout.decode(errors="replace"), re.MULTILINE)
     return match[1] if match else ""
 
 
-def read_last_words(result: Result) -> str | None:
+def _read_last_words(result: Result) -> str | None:
     """None when ssh got there, else everything it said, on one line."""
     said = " ".join(result.stderr.decode(errors="replace").split())
     return None if result.ok else said or f"exit code {result.exit_code}"
 
 
-def of_way(settings: Settings, machine: Rented, way: Way, keys: tuple[SshKey, ...]) -> Diagnosis | None:
+def _of_way(settings: Settings, machine: Rented, way: _Way, keys: tuple[SshKey, ...]) -> Diagnosis | None:
     """Why ssh does not get there."""
     name, alias = machine.name or machine.id, alias_for(settings, machine)
     if way.leads_to != machine.ip:
-        return of_address(settings, machine, way, own_line(settings, "setup-ssh", machine=name))
+        return _of_address(settings, machine, way, own_line(settings, "setup-ssh", machine=name))
     if way.said is None:
         return None
     what = f"ssh {alias}: {way.said[-300:]}"
-    if CHANGED_KEY.search(way.said):
+    if _CHANGED_KEY.search(way.said):
         forget = sh("ssh-keygen", "-R", host_key_alias(machine.id), "-f", known_hosts(settings)).text
         cause = "another machine answers than the first time: reinstalled, or somebody in between"
         return Diagnosis("the host key changed", what, cause, forget)
     if "Permission denied" in way.said:
-        return of_wrong_key(settings, machine, what, keys)
+        return _of_wrong_key(settings, machine, what, keys)
     cause = (
         "it is still starting, or was shut down inside, or a firewall rule is in the way (TCP 22); "
-        f"{BILLED}, ${machine.usd_per_hour:.2f}/h"
+        f"{_BILLED}, ${machine.usd_per_hour:.2f}/h"
     )
     return Diagnosis("the machine does not answer ssh", what, cause, own_line(settings, "wait", machine=name))
 
 
-def of_address(settings: Settings, machine: Rented, way: Way, setup: str) -> Diagnosis:
+def _of_address(settings: Settings, machine: Rented, way: _Way, setup: str) -> Diagnosis:
     """The configuration leads elsewhere, or nowhere: then it only says the alias again."""
     alias = alias_for(settings, machine)
     there = f"and {machine.name or machine.id} is at {machine.ip}"
@@ -248,16 +248,16 @@ def of_address(settings: Settings, machine: Rented, way: Way, setup: str) -> Dia
     return Diagnosis("the address changed", what, cause, setup)
 
 
-def of_wrong_key(settings: Settings, machine: Rented, what: str, keys: tuple[SshKey, ...]) -> Diagnosis:
+def _of_wrong_key(settings: Settings, machine: Rented, what: str, keys: tuple[SshKey, ...]) -> Diagnosis:
     """The machine lets in another key than ssh offers; the right one may lie beside it."""
     name, offered = machine.name or machine.id, identity_of(settings)
     theirs = [key for key in keys if key.name in machine.ssh_keys]
     known = ", ".join(machine.ssh_keys) or "none"
     cause = f"the machine was launched with the key {known}, and ssh offers {offered}"
-    own = own_publics(settings)
+    own = _own_publics(settings)
     right = next((own[key.public] for key in theirs if key.public in own), None)
     if right is not None:
         setup = own_line(settings, "setup-ssh", f"ssh.identity={right}", machine=name)
         return Diagnosis("the wrong ssh key", what, f"{cause}; it should be {right}", setup)
-    cause += f"; nobody here has it, so it has to be ended where it is, or here; {BILLED}"
+    cause += f"; nobody here has it, so it has to be ended where it is, or here; {_BILLED}"
     return Diagnosis("the wrong ssh key", what, cause, own_line(settings, "terminate", machine=name))

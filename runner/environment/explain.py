@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 from runner.environment.requirements import Requirement, distribution, has_lower_bound
 
-ANSI = re.compile(r"\x1b\[[0-9;]*m")
-PIN = r"([A-Za-z0-9][\w.-]*)(?:\[[^\]]*\])?"
-OFFLINE = re.compile(
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_PIN = r"([A-Za-z0-9][\w.-]*)(?:\[[^\]]*\])?"
+_OFFLINE = re.compile(
     r"error sending request|dns error|failed to lookup address|Connection refused|operation timed out"
     r"|Could not resolve host|network was disabled"
 )
-NUMPY_1 = re.compile(
+_NUMPY_1 = re.compile(
     r"numpy\.dtype size changed|compiled using NumPy 1\.x|numpy\.core\.multiarray failed to import"
     r"|_ARRAY_API not found"
 )
@@ -49,15 +49,15 @@ class Asked:
 
 def explain(log: str, asked: Asked) -> str | None:
     """A sentence or two on what was printed since the last preflight began; None when no rule knows it."""
-    said = ANSI.sub("", log.rpartition("--- preflight of ")[2])
+    said = _ANSI.sub("", log.rpartition("--- preflight of ")[2])
     flat = " ".join(said.split())
-    return next((sentence for rule in RULES if (sentence := rule(said, flat, asked))), None)
+    return next((sentence for rule in _RULES if (sentence := rule(said, flat, asked))), None)
 
 
 # ------------------------------------------------------------------------------------ code
 
 
-def submodule_here(said: str, flat: str, asked: Asked) -> str | None:
+def _submodule_here(said: str, flat: str, asked: Asked) -> str | None:
     """The phase's folder holds a submodule."""
     del flat, asked
     if match := re.search(r"submodules are not pushed: .*?\t(\S+)", said):
@@ -68,7 +68,7 @@ def submodule_here(said: str, flat: str, asked: Asked) -> str | None:
     return None
 
 
-def clone_fails(said: str, flat: str, asked: Asked) -> str | None:
+def _clone_fails(said: str, flat: str, asked: Asked) -> str | None:
     """phase.source or one of its submodules cannot be had."""
     del said, asked
     if match := re.search(r"clone of '([^']*)' into submodule path '([^']*)' failed", flat):
@@ -87,12 +87,12 @@ def clone_fails(said: str, flat: str, asked: Asked) -> str | None:
 # ------------------------------------------------------------------------------------ resolve
 
 
-def git_requirement(said: str, flat: str, asked: Asked) -> str | None:
+def _git_requirement(said: str, flat: str, asked: Asked) -> str | None:
     """A requirement that is a git repository which cannot be had."""
     del said
     if "Git operation failed" not in flat:
         return None
-    match = re.search(rf"`{PIN} @ git\+[^`]+`", flat)
+    match = re.search(rf"`{_PIN} @ git\+[^`]+`", flat)
     address = re.search(r"(?:git\+|Updating )(\S+)", flat)
     named = match[1] if match else next((r.name for r in asked.requirements if "git+" in r.text), "a package")
     branch = re.search(r"failed to (?:fetch|find) (?:branch or tag|branch|tag|commit) `([^`]+)`", flat)
@@ -101,7 +101,7 @@ def git_requirement(said: str, flat: str, asked: Asked) -> str | None:
     return f"{asked.said(named)}: {what} {where}. Name a repository and a commit that any machine can fetch."
 
 
-def unparsable(said: str, flat: str, asked: Asked) -> str | None:
+def _unparsable(said: str, flat: str, asked: Asked) -> str | None:
     """A line that is no requirement."""
     if "parse requirement" not in flat:
         return None
@@ -112,18 +112,18 @@ def unparsable(said: str, flat: str, asked: Asked) -> str | None:
     return f"{text}{where} is no requirement: {why[1] if why else 'uv cannot read it'}."
 
 
-def local_file(said: str, flat: str, asked: Asked) -> str | None:
+def _local_file(said: str, flat: str, asked: Asked) -> str | None:
     """A requirement that only this machine has."""
     if "a file of this machine" not in flat:
         return None
-    path = last_match(r"(?m)^(?:\S+ @ )?((?:file:|[./])\S+)", said) or "a path"
+    path = _last_match(r"(?m)^(?:\S+ @ )?((?:file:|[./])\S+)", said) or "a path"
     written = next((r for r in asked.requirements if path.rpartition("/")[2] in r.text), None)
     return (
         f"{path}{f' ({written.where})' if written else ''} is a file of this machine; a rented one lacks it."
     )
 
 
-def only_here(said: str, flat: str, asked: Asked) -> str | None:
+def _only_here(said: str, flat: str, asked: Asked) -> str | None:
     """A wheel for this machine and none for that one."""
     del said
     if match := re.search(r"no wheel: ([\w.-]+)==(\S+)", flat):
@@ -136,11 +136,11 @@ def only_here(said: str, flat: str, asked: Asked) -> str | None:
     return None
 
 
-def no_wheel(said: str, flat: str, asked: Asked) -> str | None:
+def _no_wheel(said: str, flat: str, asked: Asked) -> str | None:
     """Wheels, but none for the machine."""
     del said
     kinds = "(Python ABI|Python implementation|Python version|platform)"
-    tag = re.search(rf"{PIN}(?:==(\S+)|\S*)? (?:has|have) no wheels with a matching {kinds} tag", flat)
+    tag = re.search(rf"{_PIN}(?:==(\S+)|\S*)? (?:has|have) no wheels with a matching {kinds} tag", flat)
     if tag is None:
         return None
     there = re.search(r"following (?:Python \w+ tags?|platforms?): (.*?)(?: hint:|$)", flat)
@@ -151,40 +151,40 @@ def no_wheel(said: str, flat: str, asked: Asked) -> str | None:
     return f"{asked.said(tag[1])}: {package} has no wheel for {where}.{has}{asked.unbound(tag[1])}"
 
 
-def other_python(said: str, flat: str, asked: Asked) -> str | None:
+def _other_python(said: str, flat: str, asked: Asked) -> str | None:
     """Every version that fits wants another Python."""
     del said
-    match = re.search(rf"{PIN}\S* (?:requires|depends on) (?:one of: )?Python ?([<>=!~][\d.,<>=!~]+)", flat)
+    match = re.search(rf"{_PIN}\S* (?:requires|depends on) (?:one of: )?Python ?([<>=!~][\d.,<>=!~]+)", flat)
     if match is None:
         return None
     wanted = match[2].rstrip(",.")
     return f"{asked.said(match[1])} wants Python {wanted}; the machine has another ({asked.platform})."
 
 
-def not_there(said: str, flat: str, asked: Asked) -> str | None:
+def _not_there(said: str, flat: str, asked: Asked) -> str | None:
     """A name or a version that does not exist."""
     del said
-    if match := re.search(rf"ecause {PIN} was not found in", flat):
+    if match := re.search(rf"ecause {_PIN} was not found in", flat):
         return f"{asked.said(match[1])}: there is no package of this name. Is it spelt right?"
-    if match := re.search(rf"there (?:is|are) no versions? of {PIN}(==\S+|[<>~!]\S+)?", flat):
+    if match := re.search(rf"there (?:is|are) no versions? of {_PIN}(==\S+|[<>~!]\S+)?", flat):
         version = f" {match[2].removeprefix('==')}" if match[2] else ""
         return f"{asked.said(match[1])}: there is no version{version} of {match[1]}."
     if match := re.search(
-        rf"only {PIN}(?:\{{[^}}]*\}})?[<>=]\S* (?:is|are) available and you require \1", flat
+        rf"only {_PIN}(?:\{{[^}}]*\}})?[<>=]\S* (?:is|are) available and you require \1", flat
     ):
         return f"{asked.said(match[1])}: no version that exists fits."
     return None
 
 
-def conflict(said: str, flat: str, asked: Asked) -> str | None:
+def _conflict(said: str, flat: str, asked: Asked) -> str | None:
     """Two lines that cannot both be had."""
     del said
     if "No solution found" not in flat:
         return None
-    twice = re.search(rf"ecause you require {PIN}(\S+) and {PIN}(\S+),", flat)
+    twice = re.search(rf"ecause you require {_PIN}(\S+) and {_PIN}(\S+),", flat)
     if twice and twice[1] == twice[3]:
         return f"{asked.said(twice[1])} exclude each other: no version is both {twice[2]} and {twice[4]}."
-    needs = re.search(rf"{PIN}((?:[=<>~!]=?\S+)?) depends? on {PIN}((?:[=<>~!]=?\S+)?)", flat)
+    needs = re.search(rf"{_PIN}((?:[=<>~!]=?\S+)?) depends? on {_PIN}((?:[=<>~!]=?\S+)?)", flat)
     if needs is None:
         return None
     ours = [r for r in asked.requirements if re.search(rf"\b{re.escape(r.name)}\b", flat)]
@@ -194,10 +194,10 @@ def conflict(said: str, flat: str, asked: Asked) -> str | None:
     return f"{named} cannot be had together: {who} needs {needs[3]}{needs[4].rstrip(',')}."
 
 
-def unreachable(said: str, flat: str, asked: Asked) -> str | None:
+def _unreachable(said: str, flat: str, asked: Asked) -> str | None:
     """Nothing was found out."""
     del said, asked
-    if OFFLINE.search(flat):
+    if _OFFLINE.search(flat):
         return "A package index could not be reached, so nothing was found out about the dependencies."
     return None
 
@@ -205,10 +205,10 @@ def unreachable(said: str, flat: str, asked: Asked) -> str | None:
 # ------------------------------------------------------------------------------------ install
 
 
-def build_fails(said: str, flat: str, asked: Asked) -> str | None:
+def _build_fails(said: str, flat: str, asked: Asked) -> str | None:
     """No wheel anywhere, and its own build breaks."""
     del said
-    match = re.search(rf"Failed to (?:download and )?build `?{PIN}(?:==([^` ]+))?", flat)
+    match = re.search(rf"Failed to (?:download and )?build `?{_PIN}(?:==([^` ]+))?", flat)
     if match is None:
         return None
     lacks = re.search(r"ModuleNotFoundError: No module named '([^']+)'", flat)
@@ -221,15 +221,15 @@ def build_fails(said: str, flat: str, asked: Asked) -> str | None:
     )
 
 
-def hashes(said: str, flat: str, asked: Asked) -> str | None:
+def _hashes(said: str, flat: str, asked: Asked) -> str | None:
     """What is offered is not what was locked."""
     del said
-    if match := re.search(rf"Hash mismatch for `{PIN}==([^`]+)`", flat):
+    if match := re.search(rf"Hash mismatch for `{_PIN}==([^`]+)`", flat):
         return f"{asked.said(match[1])}: what is offered as {match[1]} {match[2]} is not what was locked."
     return None
 
 
-def disk_full(said: str, flat: str, asked: Asked) -> str | None:
+def _disk_full(said: str, flat: str, asked: Asked) -> str | None:
     """No space here."""
     del said, asked
     return "The disk of this machine is full." if "No space left on device" in flat else None
@@ -238,24 +238,24 @@ def disk_full(said: str, flat: str, asked: Asked) -> str | None:
 # ------------------------------------------------------------------------------------ import
 
 
-def numpy_abi(said: str, flat: str, asked: Asked) -> str | None:
+def _numpy_abi(said: str, flat: str, asked: Asked) -> str | None:
     """Built for numpy 1, loaded beside numpy 2."""
-    if not NUMPY_1.search(flat):
+    if not _NUMPY_1.search(flat):
         return None
-    module = imported_last(said)
+    module = _imported_last(said)
     return (
         f"{asked.said(module)}: {asked.pinned(module)} was built for numpy 1 and breaks beside "
         f"{asked.pinned('numpy')}. Add numpy<2 to phase.deps, or take a newer version of it."
     )
 
 
-def import_fails(said: str, flat: str, asked: Asked) -> str | None:
+def _import_fails(said: str, flat: str, asked: Asked) -> str | None:
     """Installed, and does not work; or not installed."""
     del flat
     if "import: " not in said or "help: " in said:
         return None
-    statement, module = last_match(r"(?m)^import: (.*)$", said), imported_last(said)
-    error = last_error(said)
+    statement, module = _last_match(r"(?m)^import: (.*)$", said), _imported_last(said)
+    error = _last_error(said)
     if missing := re.search(r"No module named '([^']+)'", error):
         root = missing[1].split(".")[0]
         if root == module and missing[1] == root:
@@ -272,54 +272,54 @@ def import_fails(said: str, flat: str, asked: Asked) -> str | None:
     return f"`{statement}` fails although it is installed; {asked.said(module)}: {what}."
 
 
-def help_fails(said: str, flat: str, asked: Asked) -> str | None:
+def _help_fails(said: str, flat: str, asked: Asked) -> str | None:
     """A script that cannot even say what its arguments are."""
     del flat
-    script = last_match(r"(?m)^help: (.*)$", said)
+    script = _last_match(r"(?m)^help: (.*)$", said)
     if script is None:
         return None
     if f"no end: {script}" in said:
         return f"{script} --help does not end; it should read its arguments before its work begins."
-    error = last_error(said.rpartition(f"help: {script}")[2])
+    error = _last_error(said.rpartition(f"help: {script}")[2])
     lacks = re.search(r"No module named '([^'.]+)", error)
     more = f" No dependency and no file of the phase brings {lacks[1]}." if lacks else ""
     broken = f" Asked for: {asked.said(lacks[1])}." if lacks and dict(asked.pins).get(lacks[1]) else ""
     return f"{script} --help fails: {error or 'its last lines say why'}.{more}{broken}"
 
 
-def imported_last(said: str) -> str:
+def _imported_last(said: str) -> str:
     """The package of the import that was being tried."""
-    return last_match(r"(?m)^import: (?:import|from) (\w+)", said) or "a package"
+    return _last_match(r"(?m)^import: (?:import|from) (\w+)", said) or "a package"
 
 
-def last_error(said: str) -> str:
+def _last_error(said: str) -> str:
     """The last line of the last traceback, with its kind."""
-    return (last_match(r"(?m)^(\w[\w.]*(?:Error|Exception|Exit|Interrupt)\b.*)$", said) or "").rstrip(".")
+    return (_last_match(r"(?m)^(\w[\w.]*(?:Error|Exception|Exit|Interrupt)\b.*)$", said) or "").rstrip(".")
 
 
-def last_match(pattern: str, text: str) -> str | None:
+def _last_match(pattern: str, text: str) -> str | None:
     """The first group of the last match."""
     found: list[str] = re.findall(pattern, text)
     return found[-1] if found else None
 
 
-Rule = Callable[[str, str, Asked], str | None]
-RULES: tuple[Rule, ...] = (
-    submodule_here,
-    git_requirement,
-    clone_fails,
-    unparsable,
-    local_file,
-    hashes,
-    disk_full,
-    numpy_abi,
-    help_fails,
-    import_fails,
-    build_fails,
-    only_here,
-    no_wheel,
-    other_python,
-    not_there,
-    unreachable,
-    conflict,
+_Rule = Callable[[str, str, Asked], str | None]
+_RULES: tuple[_Rule, ...] = (
+    _submodule_here,
+    _git_requirement,
+    _clone_fails,
+    _unparsable,
+    _local_file,
+    _hashes,
+    _disk_full,
+    _numpy_abi,
+    _help_fails,
+    _import_fails,
+    _build_fails,
+    _only_here,
+    _no_wheel,
+    _other_python,
+    _not_there,
+    _unreachable,
+    _conflict,
 )

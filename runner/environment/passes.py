@@ -27,11 +27,11 @@ from runner.environment.requirements import (
 from runner.plan.settings import Phase, Settings
 
 # Raised when what preflight does changes so much that older passes say too little.
-FORMAT = 1
+_FORMAT = 1
 
 DEPS = "phase.deps"  # where a requirement is from that the YAML or the command line names
 
-PIN = re.compile(r"(?m)^([A-Za-z0-9][\w.-]*)(?:\[[^\]]*\])?==([^\s;\\]+)")
+_PIN = re.compile(r"(?m)^([A-Za-z0-9][\w.-]*)(?:\[[^\]]*\])?==([^\s;\\]+)")
 
 
 @dataclass(frozen=True)
@@ -96,16 +96,16 @@ def subject_of(settings: Settings, phase: Phase) -> Subject:
     )
 
 
-def digest_of(*parts: object) -> str:
+def _digest_of(*parts: object) -> str:
     """12 hex digits of a content."""
-    return sha256(json.dumps([FORMAT, *parts]).encode()).hexdigest()[:12]
+    return sha256(json.dumps([_FORMAT, *parts]).encode()).hexdigest()[:12]
 
 
 def lock_key(settings: Settings, subject: Subject) -> str:
     """Names the lock by what is resolved and for what: image, Python, processor, CUDA backend."""
     machine, phase = settings.instance, settings.phase
     source = phase.source if phase else None
-    return digest_of(
+    return _digest_of(
         [r.text for r in (*subject.requirements, *subject.listed)],
         subject.project,
         [source.git, source.ref] if source else None,
@@ -119,7 +119,7 @@ def pass_key(settings: Settings, subject: Subject) -> str:
     """Names the pass: the lock's content, what is imported, and how GPU packages were replaced here."""
     phase = settings.phase
     stand_ins = "".join(text_of(folder / "instance/local.yaml") for folder in settings.paths.conf)
-    return digest_of(
+    return _digest_of(
         lock_key(settings, subject),
         [subject.imports.top, subject.imports.inner, [script.name for script in subject.scripts_with_help]],
         stand_ins,
@@ -148,7 +148,7 @@ def read_lock(path: Path) -> Lock | None:
 
 def pins_in(text: str) -> tuple[tuple[str, str], ...]:
     """(name, version) of each pin of a lock, sorted."""
-    return tuple(sorted((distribution(name), version) for name, version in PIN.findall(text)))
+    return tuple(sorted((distribution(name), version) for name, version in _PIN.findall(text)))
 
 
 @dataclass(frozen=True)

@@ -27,13 +27,13 @@ from runner.plan.settings import Phase, Settings
 from runner.research_log.phases import phase_files
 from runner.world.world import Asking
 
-NAME = re.compile(r"\s*[\w.-]+\s*(\[[^\]]*\])?\s*")
+_NAME = re.compile(r"\s*[\w.-]+\s*(\[[^\]]*\])?\s*")
 
 
-def warnings(settings: Settings, phase: Phase, subject: Subject, lock: Lock) -> tuple[str, ...]:
+def _warnings(settings: Settings, phase: Phase, subject: Subject, lock: Lock) -> tuple[str, ...]:
     """What may bite although all is installed and imported."""
     newest = dict(pins_in(text_of(record_path(settings, pass_key(settings, subject), "newest"))))
-    return (*far_below(lock, newest), *clashes(lock, others(settings, phase)))
+    return (*far_below(lock, newest), *clashes(lock, _others(settings, phase)))
 
 
 def far_below(lock: Lock, newest: dict[str, str]) -> tuple[str, ...]:
@@ -60,7 +60,7 @@ def is_far_below(locked: str, newest: str) -> bool:
     return low.major == 0 and 2 * low.minor < high.minor
 
 
-def others(settings: Settings, phase: Phase) -> tuple[Requirement, ...]:
+def _others(settings: Settings, phase: Phase) -> tuple[Requirement, ...]:
     """What the other phases of this research log, which share the environment, ask for by name."""
     found: list[Requirement] = []
     for choice, file in phase_files(settings.paths.conf):
@@ -80,7 +80,7 @@ def clashes(lock: Lock, asked: tuple[Requirement, ...]) -> tuple[str, ...]:
     found = []
     for requirement in asked:
         version = pins.get(requirement.name)
-        if version and not allows(requirement.text, version):
+        if version and not _allows(requirement.text, version):
             found.append(
                 f"the environment is shared, and {requirement.where} asks for {requirement.text}: "
                 f"{requirement.name} {version} of this lock breaks that phase until its own setup runs again"
@@ -88,11 +88,11 @@ def clashes(lock: Lock, asked: tuple[Requirement, ...]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def allows(requirement: str, version: str) -> bool:
+def _allows(requirement: str, version: str) -> bool:
     """Whether the version fits; what cannot be read (an address, a mistake) is not held against it."""
     from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
-    bounds = NAME.sub("", requirement.partition(";")[0], count=1)
+    bounds = _NAME.sub("", requirement.partition(";")[0], count=1)
     try:
         return SpecifierSet(bounds).contains(version, prereleases=True)
     except InvalidSpecifier:
@@ -111,7 +111,7 @@ def preflight(settings: Settings) -> Asking[Plan]:
         )
     subject = subject_of(settings, phase)
     holds = passed(settings, phase, subject)
-    reason = reason_for_nothing(settings, phase, subject, holds)
+    reason = _reason_for_nothing(settings, phase, subject, holds)
     return Plan(
         action="preflight",
         effect=Effect.CHANGE,
@@ -120,12 +120,12 @@ def preflight(settings: Settings) -> Asking[Plan]:
         steps=() if reason else Layers(settings, phase, subject).steps(),
         basis=(("content", pass_key(settings, subject)),),
         reason=reason,
-        details=(("for", platform_text(settings)), ("packages", packages_text(subject))),
-        notes=warnings(settings, phase, subject, holds.lock) if holds else (),
+        details=(("for", platform_text(settings)), ("packages", _packages_text(subject))),
+        notes=_warnings(settings, phase, subject, holds.lock) if holds else (),
     )
 
 
-def reason_for_nothing(
+def _reason_for_nothing(
     settings: Settings, phase: Phase, subject: Subject, holds: Passed | None
 ) -> str | None:
     """What makes a test needless, decided by content."""
@@ -140,7 +140,7 @@ def reason_for_nothing(
     )
 
 
-def packages_text(subject: Subject) -> str:
+def _packages_text(subject: Subject) -> str:
     """The requirements, as they are written."""
     return ", ".join(r.text for r in (*subject.requirements, *subject.listed)) or "none named"
 
@@ -153,22 +153,24 @@ def words(settings: Settings, exit_code: int) -> tuple[str, ...]:
     subject = subject_of(settings, phase)
     lock = read_lock(lock_path(settings, lock_key(settings, subject)))
     if exit_code == 0:
-        return tuple(f"warning   {line}" for line in warnings(settings, phase, subject, lock)) if lock else ()
-    sentence = why(settings, phase, subject, lock)
+        return (
+            tuple(f"warning   {line}" for line in _warnings(settings, phase, subject, lock)) if lock else ()
+        )
+    sentence = _why(settings, phase, subject, lock)
     return (f"why       {sentence}",) if sentence else ()
 
 
-def why(settings: Settings, phase: Phase, subject: Subject, lock: Lock | None) -> str | None:
+def _why(settings: Settings, phase: Phase, subject: Subject, lock: Lock | None) -> str | None:
     """The sentence on the log that the failed preflight left."""
     asked = (
-        *(in_yaml(requirement, settings, phase) for requirement in subject.requirements),
+        *(_in_yaml(requirement, settings, phase) for requirement in subject.requirements),
         *subject.listed,
     )
     log = text_of(record_path(settings, pass_key(settings, subject), "log"))
     return explain(log, Asked(asked, platform_text(settings), lock.pins if lock else ()))
 
 
-def in_yaml(requirement: Requirement, settings: Settings, phase: Phase) -> Requirement:
+def _in_yaml(requirement: Requirement, settings: Settings, phase: Phase) -> Requirement:
     """With the line of YAML that says so."""
     if requirement.file != DEPS:
         return requirement

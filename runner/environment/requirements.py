@@ -12,8 +12,8 @@ from typing import Any
 
 from runner.research_log.phases import phase_files
 
-NAME = re.compile(r"\s*([A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?)")
-BOUND = re.compile(r">=|==|~=|>|@|\.whl")
+_NAME = re.compile(r"\s*([A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?)")
+_BOUND = re.compile(r">=|==|~=|>|@|\.whl")
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class Requirement:
 
 def distribution(requirement: str) -> str:
     """The normalised name of a requirement: `Torch[extra]>=2` → torch."""
-    match = NAME.match(requirement)
+    match = _NAME.match(requirement)
     return re.sub(r"[-_.]+", "-", match[1]).lower() if match else requirement
 
 
 def has_lower_bound(requirement: str) -> bool:
     """Whether the requirement keeps a resolver from going back to any old version."""
-    return bool(BOUND.search(requirement.partition(";")[0]))
+    return bool(_BOUND.search(requirement.partition(";")[0]))
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,14 @@ def declared_phase(file: Path, shown: str) -> DeclaredPhase | None:
         root = yaml.compose(file.read_text(), Loader=yaml.SafeLoader)
     except (yaml.YAMLError, OSError, UnicodeDecodeError):
         return None
-    phase = value_of(root, "phase")
-    name, deps = value_of(phase, "name"), value_of(phase, "deps")
+    phase = _value_of(root, "phase")
+    name, deps = _value_of(phase, "name"), _value_of(phase, "deps")
     items = deps.value if isinstance(deps, yaml.SequenceNode) else []
     lines = tuple(Requirement(str(item.value), shown, item.start_mark.line + 1) for item in items)
     return DeclaredPhase(str(name.value) if name else file.stem, lines)
 
 
-def value_of(node: Any, key: str) -> Any:
+def _value_of(node: Any, key: str) -> Any:
     """The node behind a key of a mapping node, or None."""
     pairs = node.value if node is not None and isinstance(node.value, list) else []
     return next((pair[1] for pair in pairs if isinstance(pair, tuple) and pair[0].value == key), None)
@@ -112,7 +112,7 @@ def origin(dep: str, choice: str, folders: tuple[Path, ...], cwd: Path) -> Requi
     return same[0] if same else Requirement(dep, "typed as phase.deps")
 
 
-BLOCK = re.compile(r"(?m)^# /// script[ \t]*\n(?P<content>(?:#(?: .*)?\n)+?)# ///[ \t]*$")  # PEP 723
+_BLOCK = re.compile(r"(?m)^# /// script[ \t]*\n(?P<content>(?:#(?: .*)?\n)+?)# ///[ \t]*$")  # PEP 723
 
 # A script that imports one of these answers --help without doing its work.
 PARSERS = frozenset(
@@ -130,7 +130,7 @@ class Imports:
 
 def script_requirements(source: str, file: str = "") -> tuple[Requirement, ...]:
     """The `dependencies` of a script's PEP 723 block; none where there is no block or it cannot be read."""
-    block = BLOCK.search(source)
+    block = _BLOCK.search(source)
     if block is None:
         return ()
     text = "".join(
@@ -142,10 +142,10 @@ def script_requirements(source: str, file: str = "") -> tuple[Requirement, ...]:
         return ()
     first = source[: block.start("content")].count("\n") + 1
     lines = block["content"].splitlines()
-    return tuple(Requirement(str(dep), file, first + line_of(str(dep), lines)) for dep in declared)
+    return tuple(Requirement(str(dep), file, first + _line_of(str(dep), lines)) for dep in declared)
 
 
-def line_of(text: str, lines: list[str]) -> int:
+def _line_of(text: str, lines: list[str]) -> int:
     """The index of the first line that holds the text; 0 when none does."""
     return next((number for number, line in enumerate(lines) if text in line), 0)
 
@@ -162,12 +162,12 @@ def listed_requirements(text: str, file: str = "") -> tuple[Requirement, ...]:
 
 def has_parser(source: str) -> bool:
     """Whether a script imports an argument parser, so that `--help` ends before the work begins."""
-    tree = parsed(source)
-    return tree is not None and any(module.partition(".")[0] in PARSERS for module in modules_in(tree))
+    tree = _parsed(source)
+    return tree is not None and any(module.partition(".")[0] in PARSERS for module in _modules_in(tree))
 
 
 @lru_cache(maxsize=64)  # modules that several scripts share; the key is the text itself
-def parsed(source: str) -> ast.Module | None:
+def _parsed(source: str) -> ast.Module | None:
     """The syntax tree; None for what is not Python, which the script's own `--help` will tell better."""
     try:
         return ast.parse(source)
@@ -175,7 +175,7 @@ def parsed(source: str) -> ast.Module | None:
         return None
 
 
-def modules_in(tree: ast.Module) -> Iterator[str]:
+def _modules_in(tree: ast.Module) -> Iterator[str]:
     """All modules imported anywhere below. Statements stand only in other statements, handlers and cases."""
     waiting: list[ast.AST] = [tree]
     while waiting:
@@ -200,12 +200,12 @@ def script_imports(script: Path, phase_folder: Path) -> Imports:
     waiting, seen = [(script, False)], set()
     while waiting:
         path, through_inner = waiting.pop(0)
-        if path in seen or (tree := parsed(text_of(path))) is None:
+        if path in seen or (tree := _parsed(text_of(path))) is None:
             continue
         seen.add(path)
-        for statement, is_inner in statements(tree.body, through_inner):
-            module = imported_module(statement)
-            local = local_module(module, (path.parent, phase_folder))
+        for statement, is_inner in _statements(tree.body, through_inner):
+            module = _imported_module(statement)
+            local = _local_module(module, (path.parent, phase_folder))
             if local is not None:
                 waiting.append((local, is_inner))
             elif module.partition(".")[0] not in sys.stdlib_module_names:
@@ -221,12 +221,12 @@ def text_of(path: Path) -> str:
         return ""
 
 
-def imported_module(statement: str) -> str:
+def _imported_module(statement: str) -> str:
     """`from a.b import c` → a.b."""
     return statement.split()[1]
 
 
-def local_module(module: str, folders: tuple[Path, ...]) -> Path | None:
+def _local_module(module: str, folders: tuple[Path, ...]) -> Path | None:
     """The file of a module that lies beside the script, if it is one."""
     parts = module.split(".")
     for folder in folders:
@@ -239,7 +239,7 @@ def local_module(module: str, folders: tuple[Path, ...]) -> Path | None:
     return None
 
 
-def statements(body: list[ast.stmt], is_inner: bool) -> Iterator[tuple[str, bool]]:
+def _statements(body: list[ast.stmt], is_inner: bool) -> Iterator[tuple[str, bool]]:
     """The unconditional imports of a block, one module a statement, and whether a function holds them."""
     for node in body:
         if isinstance(node, ast.Import):
@@ -249,11 +249,11 @@ def statements(body: list[ast.stmt], is_inner: bool) -> Iterator[tuple[str, bool
                 names = ", ".join(alias.name for alias in node.names)
                 yield f"from {node.module} import {names}", is_inner
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield from statements(node.body, True)
+            yield from _statements(node.body, True)
         elif isinstance(node, ast.ClassDef | ast.With | ast.For) or (
             isinstance(node, ast.Try) and not node.handlers
         ):
-            yield from statements(node.body, is_inner)
+            yield from _statements(node.body, is_inner)
 
 
 def main(scripts: list[str]) -> None:

@@ -13,13 +13,13 @@ from runner.plan.plan import HERE, Effect, Plan, Step, target_of
 from runner.plan.settings import Data, Phase, Settings
 from runner.world.world import Asking
 
-PROJECT_FILES = ("pyproject.toml", "setup.cfg", "setup.py")
+_PROJECT_FILES = ("pyproject.toml", "setup.cfg", "setup.py")
 
 
-def may_have_own(settings: Settings, phase: Phase) -> bool:
+def _may_have_own(settings: Settings, phase: Phase) -> bool:
     """Whether to look for either: what is cloned may have them, a folder here shows whether it does."""
     folder = settings.paths.research_log / phase.name
-    names = ("requirements.txt", *PROJECT_FILES)
+    names = ("requirements.txt", *_PROJECT_FILES)
     return phase.source is not None or any((folder / name).is_file() for name in names)
 
 
@@ -32,13 +32,13 @@ def looked_for(code: str) -> str:
     first = f'[ -z "$project" ] && [ -f {code}/$file ] && {{ {is_project}; }}'
     listed = f"if [ -f {code}/requirements.txt ]; then files+=({code}/requirements.txt); fi"
     return (
-        f"files=(); project=; {listed}; for file in {' '.join(PROJECT_FILES)}; do if {first}; "
+        f"files=(); project=; {listed}; for file in {' '.join(_PROJECT_FILES)}; do if {first}; "
         f'then project={code}/$file; files+=("$project"); fi; done'
     )
 
 
 # `unfinished` tells a file that the command has only begun to write from one that it finished.
-FETCH = """\
+_FETCH = """\
 if [ -e {done} ] && [ ! -e {unfinished} ]; then echo "nothing to do: the data are there"; else
   mkdir -p {inside} && touch {unfinished}
   ( {command}
@@ -48,10 +48,10 @@ if [ -e {done} ] && [ ! -e {unfinished} ]; then echo "nothing to do: the data ar
 fi"""
 
 
-def fetch_data(folder: str, data: Data) -> str:
+def _fetch_data(folder: str, data: Data) -> str:
     """Runs in the phase's folder, which is relative to the current one."""
     enter = sh("mkdir", "-p", folder) & sh("cd", folder)
-    body = FETCH.format(
+    body = _FETCH.format(
         done=quote(data.done),
         unfinished=quote(f"{data.done.rstrip('/')}.unfinished"),
         inside=quote(str(PurePosixPath(data.done).parent)),
@@ -62,7 +62,7 @@ def fetch_data(folder: str, data: Data) -> str:
 
 
 # uv itself says in milliseconds whether anything would change, so nothing has to be remembered.
-INSTALL = """\
+_INSTALL = """\
 install() {{ {install} "$@"; }}
 case "$(install --dry-run 2>&1)" in
   *"Would make no changes"*) echo "nothing to do: all packages are there";;
@@ -71,7 +71,7 @@ esac"""
 
 # An editable install follows the code by itself, and uv would make it anew each time: so another
 # commit or other metadata are what makes it again.
-OWN = """\
+_OWN = """\
 own() {{ (cd {code} && {{ pwd; cat {files} .git/cloned; true; }} 2>/dev/null | {sha256}); }}
 if [ -n "$project" ]; then
   if [ "$(cat {mark} 2>/dev/null)" = "$(own)" ] && {uv} pip freeze 2>/dev/null | grep -q "^-e "; then
@@ -80,11 +80,11 @@ if [ -n "$project" ]; then
 fi"""
 
 # What is installed, in one line: `doctor` tells by it whether somebody else has been here.
-REMEMBER = "{uv} pip freeze 2>/dev/null | {sha256} | cut -c1-64 > {venv}/installed.sha256"
+_REMEMBER = "{uv} pip freeze 2>/dev/null | {sha256} | cut -c1-64 > {venv}/installed.sha256"
 
 
 @dataclass(frozen=True)
-class Place:
+class _Place:
     """Where packages go: uv, the environment and the phase's folder; `lock` as it is named there."""
 
     uv: Word
@@ -93,39 +93,39 @@ class Place:
     lock: str | None = None
 
 
-def install_lines(settings: Settings, phase: Phase, place: Place) -> tuple[str, ...]:
+def _install_lines(settings: Settings, phase: Phase, place: _Place) -> tuple[str, ...]:
     """The lock if one was tested, else the deps; then the package that the phase's folder may be."""
     uv, venv = spell(place.uv), spell(place.venv)
-    has_own = may_have_own(settings, phase)
+    has_own = _may_have_own(settings, phase)
     lines = [looked_for(quote(place.code))] if has_own else []
     if place.lock:
-        lock = sh(place.uv, "pip", "install", *index_options(settings), "--no-deps", "-r", place.lock)
-        lines.append(INSTALL.format(install=lock.text))
+        lock = sh(place.uv, "pip", "install", *_index_options(settings), "--no-deps", "-r", place.lock)
+        lines.append(_INSTALL.format(install=lock.text))
     elif phase.deps or has_own:
-        lines.append(deps_lines(settings, phase, place, has_own))
+        lines.append(_deps_lines(settings, phase, place, has_own))
     if has_own:
-        lines.append(own_package(settings, phase, place))
-    return (*lines, REMEMBER.format(uv=uv, venv=venv, sha256=SHA256)) if lines else ()
+        lines.append(_own_package(settings, phase, place))
+    return (*lines, _REMEMBER.format(uv=uv, venv=venv, sha256=SHA256)) if lines else ()
 
 
-def deps_lines(settings: Settings, phase: Phase, place: Place, has_own: bool) -> str:
+def _deps_lines(settings: Settings, phase: Phase, place: _Place, has_own: bool) -> str:
     """By the names in the YAML, and what the phase's own files list."""
-    install = install_command(place.uv, settings, phase).text
+    install = _install_command(place.uv, settings, phase).text
     if not has_own:
-        return INSTALL.format(install=install)
+        return _INSTALL.format(install=install)
     listed = 'for file in "${files[@]}"; do listed+=(-r "$file"); done'
-    asked = INSTALL.format(install=f'{install} "${{listed[@]}}"')
+    asked = _INSTALL.format(install=f'{install} "${{listed[@]}}"')
     return f"listed=(); {listed}\n" + (asked if phase.deps else f'[ -z "$files" ] || {{\n{asked}\n}}')
 
 
-def own_package(settings: Settings, phase: Phase, place: Place) -> str:
+def _own_package(settings: Settings, phase: Phase, place: _Place) -> str:
     """Installs the package that the phase's folder is, once, where there is one."""
-    options = sh(*index_options(settings)).text
-    return OWN.format(
+    options = sh(*_index_options(settings)).text
+    return _OWN.format(
         uv=spell(place.uv),
         sha256=SHA256,
         code=quote(place.code),
-        files=" ".join(PROJECT_FILES),
+        files=" ".join(_PROJECT_FILES),
         mark=f"{spell(place.venv)}/{quote(f'{phase.name}.own')}",
         options=f"{options} " if options else "",
     )
@@ -138,9 +138,9 @@ def packages(settings: Settings, phase: Phase) -> tuple[str, ...]:
     return tuple(dep for dep in named if dep is not None)
 
 
-def install_command(uv: Word, settings: Settings, phase: Phase) -> Command:
+def _install_command(uv: Word, settings: Settings, phase: Phase) -> Command:
     """`uv pip install` of the phase's deps as the instance maps them."""
-    install = sh(uv, "pip", "install", *index_options(settings), *packages(settings, phase))
+    install = sh(uv, "pip", "install", *_index_options(settings), *packages(settings, phase))
     if overrides := overrides_for(settings, phase):
         lines = sh("printf", r"%s\n", *overrides)
         return Command(f"{install.text} --override <({lines.text})")
@@ -153,7 +153,7 @@ def overrides_for(settings: Settings, phase: Phase) -> tuple[str, ...]:
     return tuple(line for name, lines in settings.instance.overrides if name in asked for line in lines)
 
 
-def index_options(settings: Settings) -> tuple[str, ...]:
+def _index_options(settings: Settings) -> tuple[str, ...]:
     """Where builds for this machine come from: a folder of wheels, else the index of the torch backend."""
     instance = settings.instance
     if instance.find_links:
@@ -161,15 +161,15 @@ def index_options(settings: Settings) -> tuple[str, ...]:
     return ("--torch-backend", instance.torch_backend) if instance.torch_backend else ()
 
 
-def checked(lock: Lock, file: str) -> str:
+def _checked(lock: Lock, file: str) -> str:
     """Whether the file is the very lock: its checksum stands in the plan, so that the digest covers it."""
     return f"{SHA256} < {quote(file)} | cut -c1-64 | grep -qx {lock.sha256}"
 
 
-OTHER_LOCK = "{checked} || {{ echo 'the lock is not the one that was tested' >&2; exit 65; }}"
+_OTHER_LOCK = "{checked} || {{ echo 'the lock is not the one that was tested' >&2; exit 65; }}"
 
 
-def local_setup(settings: Settings, phase: Phase, lock: Lock | None) -> Command:
+def _local_setup(settings: Settings, phase: Phase, lock: Lock | None) -> Command:
     """Make the environment if it is missing, then install in it: the `lock` that was tested here, or deps."""
     from uv import find_uv_bin
 
@@ -178,17 +178,17 @@ def local_setup(settings: Settings, phase: Phase, lock: Lock | None) -> Command:
     folder = f"{settings.paths.research_log.name}/{phase.name}"
     exists = sh("test", "-x", f"{shown}/bin/python").text
     make = sh(uv, "venv", "--quiet", "--python", settings.instance.python or sys.executable, shown).text
-    lines = install_lines(settings, phase, Place(uv, shown, folder, str(lock.path) if lock else None))
+    lines = _install_lines(settings, phase, _Place(uv, shown, folder, str(lock.path) if lock else None))
     activate = (f"source {sh(f'{shown}/bin/activate').text} || exit",) if lines else ()
-    same = (OTHER_LOCK.format(checked=checked(lock, str(lock.path))),) if lock else ()
-    data = (fetch_data(folder, phase.data),) if phase.data else ()
+    same = (_OTHER_LOCK.format(checked=_checked(lock, str(lock.path))),) if lock else ()
+    data = (_fetch_data(folder, phase.data),) if phase.data else ()
     text = "\n".join((f"{{ {exists} || {make}; }} || exit", *activate, *same, *lines, *data))
     return Command(f"{sh('cd', root).text} && {text}")
 
 
 # A fresh machine is still installing its own packages when it first answers: what fails while apt is
 # locked is tried again. A pipe into sh hides a failed download, so that uv itself is looked for.
-INSTALL_UV = """\
+_INSTALL_UV = """\
 PATH=~/.local/bin:$PATH
 for pause in 5 15 30 60 0; do
   command -v uv >/dev/null && break
@@ -197,16 +197,16 @@ done
 command -v uv >/dev/null || {{ echo "uv could not be installed (remote.uv_install)" >&2; exit 69; }}"""
 
 # The lock comes by standard input and is what preflight tested, or nothing is installed.
-RECEIVE = """\
+_RECEIVE = """\
 mkdir -p {folder} && cat > {file}.new && {checked} &&
   mv {file}.new {file} || {{ echo "the lock did not arrive whole" >&2; exit 65; }}"""
 
-NOT_CLONED = """\
+_NOT_CLONED = """\
 [ -d {code}/.git ] || echo "phase.source is not here yet: its own packages come after action=sync"
 """
 
 
-def remote_setup(settings: Settings, phase: Phase, lock: Lock | None = None) -> Command:
+def _remote_setup(settings: Settings, phase: Phase, lock: Lock | None = None) -> Command:
     """One idempotent command on the machine; two at once wait for one another.
 
     What is installed is the `lock` that was tested, or the phase's deps by name.
@@ -218,27 +218,27 @@ def remote_setup(settings: Settings, phase: Phase, lock: Lock | None = None) -> 
     make = sh("uv", "venv", "--quiet", *python, venv)
     lines = [
         f"set -o pipefail; mkdir -p {root}/{quote(settings.paths.research_log.name)} && cd {root} || exit",
-        *((receive(lock),) if lock else ()),
+        *((_receive(lock),) if lock else ()),
         "exec 9>>.setup.lock; flock 9",
-        INSTALL_UV.format(install=settings.remote.uv_install),
+        _INSTALL_UV.format(install=settings.remote.uv_install),
         f"[ -x {spell(venv)}/bin/python ] || {make.text} || exit",
         f"source {spell(below(venv, 'bin/activate'))} || exit",
-        *((NOT_CLONED.format(code=quote(folder)).rstrip(),) if phase.source else ()),
-        *install_lines(settings, phase, Place("uv", venv, folder, lock_there(lock) if lock else None)),
-        *((fetch_data(folder, phase.data),) if phase.data else ()),
+        *((_NOT_CLONED.format(code=quote(folder)).rstrip(),) if phase.source else ()),
+        *_install_lines(settings, phase, _Place("uv", venv, folder, _lock_there(lock) if lock else None)),
+        *((_fetch_data(folder, phase.data),) if phase.data else ()),
     ]
     there = route_of(settings).ssh(Command("\n".join(lines)), stdin=lock is not None)
     return Command(f"{there.text} < {quote(str(lock.path))}") if lock else there
 
 
-def receive(lock: Lock) -> str:
+def _receive(lock: Lock) -> str:
     """Takes the lock from standard input, and keeps it if it is the very one."""
-    file = lock_there(lock)
+    file = _lock_there(lock)
     folder = str(PurePosixPath(file).parent)
-    return RECEIVE.format(folder=folder, file=file, checked=checked(lock, f"{file}.new"))
+    return _RECEIVE.format(folder=folder, file=file, checked=_checked(lock, f"{file}.new"))
 
 
-def lock_there(lock: Lock) -> str:
+def _lock_there(lock: Lock) -> str:
     """Where the lock is kept on the machine, below the root."""
     return f".runner/locks/{lock.path.name}"
 
@@ -274,13 +274,13 @@ def setup_step(settings: Settings, phase: Phase) -> Step:
     tested = passed(settings, phase)
     lock = tested.lock if tested else None
     local = settings.instance.is_local
-    command = local_setup(settings, phase, lock) if local else remote_setup(settings, phase, lock)
+    command = _local_setup(settings, phase, lock) if local else _remote_setup(settings, phase, lock)
     num = len(lock.pins) if lock else len(phase.deps)
-    reason = setup_reason(num, tested.at if tested else None)
+    reason = _setup_reason(num, tested.at if tested else None)
     return Step("setup", command, on=HERE if local else settings.alias, reason=reason)
 
 
-def setup_reason(num: int, tested_at: str | None = None) -> str:
+def _setup_reason(num: int, tested_at: str | None = None) -> str:
     """`the shared environment, 205 packages as preflight locked them on 2026-11-24 (…)`."""
     wanted = f", {num} package{'s' * (num != 1)}" if num else ""
     locked = f" as preflight locked them on {tested_at[:10]}" if tested_at else ""

@@ -27,12 +27,12 @@ def platform_text(settings: Settings) -> str:
     )
 
 
-IMPORT_LIMIT_S = 300
-HELP_LIMIT_S = 30
+_IMPORT_LIMIT_S = 300
+_HELP_LIMIT_S = 30
 
 # Runs import statements one by one. One behind a `?` stands in a function, which this job may never
 # call: that its package is missing is told, that its package is broken is a failure.
-IMPORT = """\
+_IMPORT = """\
 import sys
 for line in sys.argv[1:]:
     statement, module = line.lstrip("?"), line.split()[1]
@@ -56,7 +56,7 @@ LIMITED = (
 
 
 @dataclass(frozen=True)
-class Trial:
+class _Trial:
     """One phase's. `folder` is the phase's below `$work/code`, `code` the same spelled for bash.
 
     `left_out` are packages that have no stand-in on a CPU.
@@ -71,7 +71,7 @@ class Trial:
     def text(self) -> str:
         """Every import, then every --help; with a home and a temporary folder that are thrown away too."""
         words = f'{sh(*self.import_lines()).text} "${{found[@]}}"'
-        imports = f"limited {IMPORT_LIMIT_S} python -c {quote(IMPORT)} {words} || exit 65"
+        imports = f"limited {_IMPORT_LIMIT_S} python -c {quote(_IMPORT)} {words} || exit 65"
         found = f"found=(){self.found_in_source()}"
         return "; ".join((LIMITED, found, 'cd "$work"/home', imports, 'cd "$work"/code', *self.helps()))
 
@@ -109,7 +109,7 @@ class Trial:
         late = f"[ $? != 124 ] || echo {quote(f'no end: {script} --help')}"
         asked = (
             f"echo {quote(f'help: {script}')}; "
-            f"limited {HELP_LIMIT_S} {run} --help > /dev/null || {{ {late}; exit 65; }}"
+            f"limited {_HELP_LIMIT_S} {run} --help > /dev/null || {{ {late}; exit 65; }}"
         )
         if self.phase.source is None:
             return asked
@@ -117,9 +117,9 @@ class Trial:
         return f"if grep -qE {quote(parser)} {quote(script)}; then {asked}; fi"
 
 
-VERSION = re.compile(r"\d+(\.\d+)*")  # instance.python may be a path, of which no resolver knows the version
-NEVER = 'sys_platform == "never"'
-PINS = quote(r"^[A-Za-z0-9][^ ;\]*==[^ ;\]+")
+_VERSION = re.compile(r"\d+(\.\d+)*")  # instance.python may be a path, of which no resolver knows the version
+_NEVER = 'sys_platform == "never"'
+_PINS = quote(r"^[A-Za-z0-9][^ ;\]*==[^ ;\]+")
 
 
 class Layers:
@@ -152,7 +152,7 @@ class Layers:
         source = self.phase.source
         machine = platform_text(self.settings)
         left_out = tuple(name for name, text in self.stand_ins().items() if text is None)
-        trial = Trial(self.phase, self.subject, self.folder, self.code, left_out)
+        trial = _Trial(self.phase, self.subject, self.folder, self.code, left_out)
         return (
             self.step("code", self.fetched(), "phase.source, cloned with its submodules")
             if source
@@ -170,7 +170,7 @@ class Layers:
         """The body, run in the root, its words in the log, `$work` gone when it fails."""
         state = self.near(self.settings.paths.state)
         folders = sh("mkdir", "-p", f"{state}/locks", f"{state}/preflights")
-        logged = folders & Command(f"{self.work()}; {TRAPPED}; {body}").logged(self.near(self.log))
+        logged = folders & Command(f"{self.work()}; {_TRAPPED}; {body}").logged(self.near(self.log))
         text = logged.within(self.settings.paths.root).text
         return Step(name, Command(text, log=str(self.log)), reason=reason)
 
@@ -241,7 +241,7 @@ class Layers:
     def compiling(self, asked: tuple[str, ...]) -> str:
         """The function `compile`: uv's resolver over the names, requirements.txt and the project's own."""
         uv = f'{self.uv} pip compile - "${{files[@]}}" --no-header --no-annotate --no-python-downloads'
-        asking = f'compile() {{ {line_by_line(*asked)} | {uv} "$@" > /dev/null; }}'
+        asking = f'compile() {{ {_line_by_line(*asked)} | {uv} "$@" > /dev/null; }}'
         return f"{looked_for(self.code)}; {asking}"
 
     def target(self) -> str:
@@ -255,7 +255,7 @@ class Layers:
             return f"--python {self.python_here} {self.cpu_index()}"
         options = {
             "--python-platform": machine.platform,
-            "--python-version": machine.python if VERSION.fullmatch(machine.python or "") else None,
+            "--python-version": machine.python if _VERSION.fullmatch(machine.python or "") else None,
             "--torch-backend": machine.torch_backend,
         }
         words = (word for name, value in options.items() if value for word in (name, value))
@@ -272,7 +272,7 @@ class Layers:
         has_here = f'{wheels} - --python {self.python_here} <<<"$pin" >/dev/null 2>&1'
         refused = f'rm {self.lock}.new; echo "no wheel: $pin"; exit 65'
         return (
-            f'grep -oE {PINS} {self.lock}.new > "$work"/pins; '
+            f'grep -oE {_PINS} {self.lock}.new > "$work"/pins; '
             f'until why=$({wheels} "$work"/pins {self.target()} 2>&1 >/dev/null); do '
             f"pin=$(tr -s '[:space:]' ' ' <<<\"$why\" | sed -nE '{named}'); "
             '[ -n "$pin" ] || { echo "$why"; break; }; '
@@ -287,7 +287,7 @@ class Layers:
         if not names:
             return ()
         uv = f"{self.uv} pip compile - --no-deps -q --no-header --no-annotate --no-python-downloads"
-        return (f"{line_by_line(*names)} | {uv} {self.target()} > {self.newest} 2>/dev/null",)
+        return (f"{_line_by_line(*names)} | {uv} {self.target()} > {self.newest} 2>/dev/null",)
 
     # -------------------------------------------------------------------------------- install
 
@@ -299,7 +299,7 @@ class Layers:
         parts = (
             self.compiling(self.cpu_packages()),
             f'{self.uv} venv --quiet --python {self.python_here} "$work"/venv || exit 65',
-            f'grep -oE {PINS} {self.lock} | grep -vE {own} > "$work"/cpu.txt',
+            f'grep -oE {_PINS} {self.lock} | grep -vE {own} > "$work"/cpu.txt',
             f'compile --quiet --python "$work"/venv {cpu} || exit 65',
             f'{pip} {self.cpu_index()} -r "$work"/cpu.txt || exit 65',
             f'if [ -n "$project" ]; then {pip} -e {self.code} || exit 65; fi',
@@ -326,8 +326,8 @@ class Layers:
         """`--override <(…)` for those of the requirements that need some, and for what is left out."""
         asked = {r.name for r in (*self.subject.requirements, *self.subject.listed)}
         lines = [line for name, lines in self.cpu.overrides if name in asked for line in lines]
-        lines += [f"{name}; {NEVER}" for name, text in self.stand_ins().items() if not text]
-        return f"--override <({line_by_line(*lines)})" if lines else ""
+        lines += [f"{name}; {_NEVER}" for name, text in self.stand_ins().items() if not text]
+        return f"--override <({_line_by_line(*lines)})" if lines else ""
 
     # -------------------------------------------------------------------------------- remember
 
@@ -344,13 +344,13 @@ class Layers:
         )
 
 
-TRAPPED = (
+_TRAPPED = (
     'leave() { code=$?; trap "" INT TERM HUP; [ -z "${!:-}" ] || kill "$!" 2>/dev/null; '
     '[ "$code" = 0 ] || rm -rf "$work"; exit "$code"; }; '
     "trap leave EXIT; trap 'exit 130' INT; trap 'exit 143' TERM; trap 'exit 129' HUP"
 )
 
 
-def line_by_line(*words: str) -> str:
+def _line_by_line(*words: str) -> str:
     """The command that prints each word on a line of its own."""
     return sh("printf", r"%s\n", *words).text

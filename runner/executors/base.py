@@ -56,11 +56,11 @@ def job_command(job: Job, script: str) -> Command:
     Python is unbuffered so that the log is as live as the job.
     """
     env = [f"{name}={value}" for name, value in job.env if value is not None]
-    words = [word for key, value in job.args for word in argument(key, value)]
+    words = [word for key, value in job.args for word in _argument(key, value)]
     return sh("env", "PYTHONUNBUFFERED=1", *env, "python", script, *words)
 
 
-def argument(key: str, value: Value) -> tuple[str, ...]:
+def _argument(key: str, value: Value) -> tuple[str, ...]:
     """The words of one argument: `--key=value`, `--key v w` for a list, none for null."""
     if value is None:
         return ()
@@ -124,7 +124,7 @@ def opened(submission: Submission) -> Command:
 
 
 # Space on the disk that is given back when the job is over, so that its last words fit on a full one.
-RESERVED = 'head -c 16384 /dev/zero > "$run"/reserved'
+_RESERVED = 'head -c 16384 /dev/zero > "$run"/reserved'
 CUT_SHORT = "[runner] the log stops here: it could not be written any further"
 
 
@@ -132,14 +132,14 @@ CUT_SHORT = "[runner] the log stops here: it could not be written any further"
 # the signals that stop the job. What the job leaves behind on its output is waited for five seconds;
 # tee goes on for it, and holds nothing that the caller waits for. It is over when `reserved` is gone. The
 # last line of the log says where a full disk cut it off.
-LOGGED = """\
+_LOGGED = """\
 exec 7> >(trap '' INT TERM HUP; exec 2>/dev/null 6>&1 9>&-
   said=$(tee -a "$run"/log 2>&1 >&6) || {{
     : >"$run"/reserved; printf '%s\\n' "$said" {cut_short} | tee -a "$run"/log; }}
   rm -f "$run"/reserved); tee=$!"""
 
 # flock(2) by whichever program is there: Linux has flock, macOS has perl.
-LOCKED = """exec 9>>"$run"/lock
+_LOCKED = """exec 9>>"$run"/lock
 flock -w 5 9 2>/dev/null || perl -e 'open(F, ">&=9"); alarm 5; flock(F, 2)' 2>/dev/null"""
 FREE = """\
 free() { [ ! -e "$run"/lock ] || (
@@ -206,7 +206,7 @@ def recorded(command: Command, before: Command) -> Command:
     """
     job = f"sh -c 'echo $PPID' >\"$run\"/pid; {before.text} && exec {command.text}"
     return Command(
-        f"(trap : INT TERM HUP\n{LOCKED}\n{RESERVED}\n{LOGGED.format(cut_short=quote(CUT_SHORT))}\n"
+        f"(trap : INT TERM HUP\n{_LOCKED}\n{_RESERVED}\n{_LOGGED.format(cut_short=quote(CUT_SHORT))}\n"
         f"sh -c 'echo $PPID $0 $1' $$ $tee >&9\n"
         f"{{ ({job}) >&7 2>&1 7>&-; code=$?; }} 2>/dev/null; exec 7>&-\n"
         'for _ in $(seq 250); do [ -e "$run"/reserved ] || break; sleep 0.02; done\n'

@@ -8,7 +8,7 @@ from runner.plan.plan import Effect, Step
 from runner.research_log.runs import RunPaths, RunStatus, read_state
 from runner.world.world import Fact
 
-STATE = """\
+_STATE = """\
 is_held=; free || is_held=yes
 if read -r code 2>/dev/null <"$run"/exit_code; then echo "ended $code"
 elif [ ! -d "$run" ]; then echo absent
@@ -16,7 +16,7 @@ elif [ -n "$is_held" ]; then echo running
 else echo lost; fi"""
 
 # Shows the log as it grows. Whether the run is over is looked at before the size of the log.
-FOLLOW = """\
+_FOLLOW = """\
 at=0
 while :; do
   if [ -e "$run"/exit_code ]; then over=1
@@ -61,13 +61,13 @@ class Local:
 
     def state(self, paths: RunPaths) -> Fact[RunStatus]:
         """From the exit code on disk, else from the lock."""
-        return Fact(self._at_run(paths, STATE), read_state)
+        return Fact(self._at_run(paths, _STATE), read_state)
 
     def logs(self, paths: RunPaths, lines: int | None) -> tuple[Step, ...]:
         """From the log on disk."""
         if lines:
             return (Step("log", sh("tail", "-n", lines, self.root / paths.log), effect=Effect.READ),)
-        command = self._at_run(paths, FOLLOW)
+        command = self._at_run(paths, _FOLLOW)
         return (Step("follow", command, effect=Effect.READ, carries_on=True),)
 
     def stop(self, paths: RunPaths) -> Step:

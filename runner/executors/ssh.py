@@ -27,7 +27,7 @@ from runner.world.world import Fact
 # the pipe open, the exit code waits for them five seconds at most. It has its block on the disk
 # before the job begins. `trap :` rather than the empty string, which the job would inherit.
 # A start that was given up as failed must not happen later: `abandoned` tells one that is merely slow.
-START = """\
+_START = """\
 detached() {
   trap : INT TERM HUP
   flock -w 5 9 && [ ! -e "$run"/token ] && [ ! -e "$run"/abandoned ] || exit
@@ -54,7 +54,7 @@ fi
 """
 
 # A name that is taken there is refused, before anything of ours is there.
-REFUSE = (
+_REFUSE = (
     f"""\
 if {ANOTHERS}; then
 """
@@ -67,7 +67,7 @@ fi >&2"""
 )
 
 # Before what is meant for a run of ours: the same name may stand for another's.
-OURS = f"""\
+_OURS = f"""\
 if {ANOTHERS}; then
   echo "${{run##*/}} on this machine was started by another plan: another laptop, or a fresh clone" >&2
   exit {NO_RUN}
@@ -75,8 +75,8 @@ fi
 [ -e "$run"/token ] || exit {NO_RUN}"""
 
 # Streams the log from byte `at` until the run is over. The waiting process is what tail watches.
-STREAM = f"""\
-{OURS}
+_STREAM = f"""\
+{_OURS}
 until [ -e "$run"/exit_code ] || flock -n -s "$run"/lock true; do
   [ -e "$run"/token ] || exit; sleep 0.2; done & over=$!
 tail -c +$((at+1)) -f -s 0.1 --pid=$over "$run"/log; code=$?
@@ -84,8 +84,8 @@ kill $over 2>/dev/null; exit $code"""
 
 # How the run ended (or that it is lost), and the size and checksum of its log. A pipe would take as long
 # as the checksum; it is needed only where somebody whom the job left behind still writes.
-ENDED = (
-    f"{OURS}\n"
+_ENDED = (
+    f"{_OURS}\n"
     + """\
 code=$(cat "$run"/exit_code 2>/dev/null) || code=lost; size() { stat -c %s "$run"/log; }
 sum() { { openssl dgst -sha256 -r 2>/dev/null || sha256sum; } | cut -c1-64; }
@@ -97,7 +97,7 @@ echo $code $size $sum"""
 # the lock writes the log; its children hold it too, so that nothing is written twice when this is
 # killed. Both ends are summed at once, by openssl where it is: it uses what the processor has for it.
 # (macOS has no flock and no sha256sum, but perl and shasum.)
-FOLLOW = """\
+_FOLLOW = """\
 set +e -o pipefail; trap 'exit 130' INT; trap 'exit 143' TERM HUP
 mkdir -p {folders} || exit; exec 9>>"$here"/follower
 flock 9 2>/dev/null || perl -e 'open(F, ">&=9") and flock(F, 2)'
@@ -128,7 +128,7 @@ until [ -e "$here"/exit_code ]; do
 done
 exit $(cat "$here"/exit_code)"""
 
-FREE = 'free() { flock -n -s "$run"/lock true; }'
+_FREE = 'free() { flock -n -s "$run"/lock true; }'
 
 
 class Ssh:
@@ -151,7 +151,7 @@ class Ssh:
             on=self.route.alias,
             reason="detached; the log is kept on both ends",
         )
-        return (*self._files(submission), start, self.follow(submission.paths, token_of(submission)))
+        return (*self._files(submission), start, self.follow(submission.paths, _token_of(submission)))
 
     def _files(self, submission: Submission) -> tuple[Step, ...]:
         """The run's files, written here and copied. What the machine has belongs to a run that was."""
@@ -170,19 +170,19 @@ class Ssh:
         """The one idempotent command, asked again while the link fails."""
         activate = sh("source", below(self.venv, "bin/activate"))
         if submission.is_adhoc:
-            activate = Command(f"{{ [ ! -e {below_text(self.venv, 'bin/activate')} ] || {activate.text}; }}")
+            activate = Command(f"{{ [ ! -e {_below_text(self.venv, 'bin/activate')} ] || {activate.text}; }}")
         lines = [
             f"mkdir -p {spell(self.root)} && cd {spell(self.root)} || exit",
-            named(submission.paths.folder, token_of(submission)),
+            named(submission.paths.folder, _token_of(submission)),
             "PATH=~/.local/bin:$PATH",
             *(['eval "$(cat)"'] if submission.secrets else []),
             f"job() {{ {activate.text} && exec {submission.command.text}; }}",
             'mkdir -p "$run" || exit',
             *self._marks(submission),
-            START + REFUSE,
+            _START + _REFUSE,
         ]
         remote = self.route.ssh(Command("\n".join(lines)), stdin=bool(submission.secrets))
-        ask = f"{secrets(submission.secrets)} | {remote.text}" if submission.secrets else remote.text
+        ask = f"{_secrets(submission.secrets)} | {remote.text}" if submission.secrets else remote.text
         again = "for pause in 1 2 4 8 15 0; do"
         asked = f"({again} {ask}; code=$?; [ $code = 255 ] && sleep $pause || exit $code; done; exit 255)"
         return Command(f"{asked} && {self._newest_log(submission)}")
@@ -191,13 +191,13 @@ class Ssh:
         """`run.log` here as a link to this run's log; a file from before moves into the run's folder."""
         paths = submission.paths
         keep = sh("mv", self.home / paths.newest_log, self.home / paths.folder / "run.log.before")
-        link = newest_link(paths).within(self.home)
+        link = _newest_link(paths).within(self.home)
         return (keep & link).text if submission.keeps_log else link.text
 
     def _marks(self, submission: Submission) -> list[str]:
         """`run.log`, and what has to come home from this run."""
         paths = submission.paths
-        lines = [newest_link(paths).text]
+        lines = [_newest_link(paths).text]
         if submission.artifacts:
             held = sh("printf", r"%s\0", *submission.artifacts)
             lines.append(f'{held.text} >"$run"/artifacts')
@@ -206,10 +206,10 @@ class Ssh:
     def follow(self, paths: RunPaths, token: str) -> Step:
         """Bring the log home until the run ended; its exit code is the job's."""
         here = self.home / paths.folder
-        stream = self.route.ssh(self._at_run(paths, token, STREAM), first='"at=$at; "')
-        ended = self.route.ssh(self._at_run(paths, token, ENDED))
+        stream = self.route.ssh(self._at_run(paths, token, _STREAM), first='"at=$at; "')
+        ended = self.route.ssh(self._at_run(paths, token, _ENDED))
         folders = ['"$here"', *([quote(str(self.route.socket.parent))] if self.route.socket else [])]
-        body = FOLLOW.format(folders=" ".join(folders), stream=stream.text, ended=ended.text)
+        body = _FOLLOW.format(folders=" ".join(folders), stream=stream.text, ended=ended.text)
         names = f"here={quote(str(here))}; alias={quote(self.route.alias)}"
         return Step(
             "follow",
@@ -237,14 +237,14 @@ class Ssh:
             shown = Step("log", sh("cat", here), effect=Effect.READ, reason="what is here of it")
             follow = self.follow(paths, token)
             return (shown, follow) if here.exists() else (follow,)
-        there = self.route.ssh(self._at_run(paths, token, f'{OURS}\ntail -n {lines} "$run"/log'))
+        there = self.route.ssh(self._at_run(paths, token, f'{_OURS}\ntail -n {lines} "$run"/log'))
         is_all = sh("test", "-e", self.home / paths.exit_code)
         text = f"{{ ! {is_all.text} && {there.text}; }} || {sh('tail', '-n', lines, here).text}"
         return (Step("log", Command(text), effect=Effect.READ),)
 
     def stop(self, paths: RunPaths) -> Step:
         """TERM to the run's processes, KILL after ten seconds; the exit code is recorded there."""
-        stop = f"({OURS}) || exit 69\nby=sid\n{FREE}\n{STOP}"
+        stop = f"({_OURS}) || exit 69\nby=sid\n{_FREE}\n{STOP}"
         command = self.route.ssh(self._at_run(paths, self._token(paths), stop))
         return Step(
             "stop", command, on=self.route.alias, reason="TERM, and KILL after 10 s; the machine stays"
@@ -253,21 +253,21 @@ class Ssh:
 
 def refused(submission: Submission, quietly: bool = False) -> str:
     """bash for the root on the machine: exit code 77 where the run's name is another plan's."""
-    what = f"if {ANOTHERS}; then exit 77; fi" if quietly else REFUSE
-    return f"{named(submission.paths.folder, token_of(submission))}\n{what}"
+    what = f"if {ANOTHERS}; then exit 77; fi" if quietly else _REFUSE
+    return f"{named(submission.paths.folder, _token_of(submission))}\n{what}"
 
 
-def newest_link(paths: RunPaths) -> Command:
+def _newest_link(paths: RunPaths) -> Command:
     """`run.log` of the phase as a link to this run's log."""
     return sh("ln", "-sfn", f"runs/{paths.folder.name}/log", paths.newest_log)
 
 
-def below_text(folder: object, part: str) -> str:
+def _below_text(folder: object, part: str) -> str:
     """A path below a folder, spelled."""
     return spell(below(folder, part))  # type: ignore[arg-type]
 
 
-def token_of(submission: Submission) -> str:
+def _token_of(submission: Submission) -> str:
     """Which plan starts the run: the same for the same run, code and command, and not the digest itself,
     which covers this very text."""
     named = [str(submission.paths.folder), submission.code, submission.command.text]
@@ -275,7 +275,7 @@ def token_of(submission: Submission) -> str:
     return sha256("\0".join(named).encode(errors="surrogateescape")).hexdigest()[:12]
 
 
-def secrets(names: tuple[str, ...]) -> str:
+def _secrets(names: tuple[str, ...]) -> str:
     """Prints `export NAME=value` for those that are set here; only ever into a pipe. printf is bash's own,
     so that no value becomes the argument of a process."""
     each = (f'[ -z "${{{name}+x}}" ] || printf \'export {name}=%q\\n\' "${name}"' for name in names)

@@ -29,7 +29,7 @@ from runner.research_log.sweep_results import CONFIGS, read_json
 from runner.world.world import Asking
 
 
-def executor_of(settings: Settings) -> Executor:
+def _executor_of(settings: Settings) -> Executor:
     """How jobs run on that machine."""
     if settings.instance.is_local:
         return Local(settings.paths.root, settings.paths.venv)
@@ -41,17 +41,17 @@ def executor_of(settings: Settings) -> Executor:
 
 
 # What a preflight depends on; the values of a job or a sweep are not among it.
-OF_PREFLIGHT = re.compile(
+_OF_PREFLIGHT = re.compile(
     rf"({MACHINE.pattern}|phase|\+?phase\.(deps|source|preflight)[\w.-]*)=.*",
     re.DOTALL,
 )
 
 
-def tested(plan: Plan, settings: Settings, phase: Phase) -> Plan:
+def _tested(plan: Plan, settings: Settings, phase: Phase) -> Plan:
     """The job's plan with a note when no preflight passed; refused when one is required."""
     if settings.instance.is_local and not settings.require_preflight:
         return plan
-    missing = missing_preflight(settings, phase)
+    missing = _missing_preflight(settings, phase)
     if missing is None:
         return plan
     if settings.require_preflight:
@@ -59,14 +59,14 @@ def tested(plan: Plan, settings: Settings, phase: Phase) -> Plan:
     return replace(plan, notes=(*plan.notes, missing))
 
 
-def missing_preflight(settings: Settings, phase: Phase) -> str | None:
+def _missing_preflight(settings: Settings, phase: Phase) -> str | None:
     """What to type first, when nothing says that these dependencies work on a machine that costs money."""
     from runner.environment.passes import passed, subject_of
 
     subject = subject_of(settings, phase)
     if (subject.is_empty and phase.source is None) or passed(settings, phase, subject):
         return None
-    words = [w for w in settings.typed if OF_PREFLIGHT.fullmatch(w)]
+    words = [w for w in settings.typed if _OF_PREFLIGHT.fullmatch(w)]
     command = line_of(settings, *words, "action=preflight")
     return f"no preflight of these dependencies has passed; first: {command}"
 
@@ -109,7 +109,7 @@ def planned(settings: Settings, declared: Job, work_of: Callable[[RunPaths], Wor
         command=work.command,
         paths=paths,
         files=work.files,
-        keeps_log=is_old_log(settings, paths),
+        keeps_log=_is_old_log(settings, paths),
     )
     submission = replace(
         submission,
@@ -117,7 +117,7 @@ def planned(settings: Settings, declared: Job, work_of: Callable[[RunPaths], Wor
         secrets=tuple(name for name, value in declared.env if value is None),
         artifacts=phase.artifacts,
     )
-    steps = job_steps(settings, phase, code, submission)
+    steps = _job_steps(settings, phase, code, submission)
     local_folder = settings.paths.root / paths.folder
     plan = Plan(
         action=declared.name,
@@ -128,27 +128,27 @@ def planned(settings: Settings, declared: Job, work_of: Callable[[RunPaths], Wor
         basis=(("machine", settings.alias), ("code", code.digest), ("run", run)),
         run=run,
         run_folder=str(local_folder),
-        details=(("values", work.values), *work.details, ("code", shown_code(code, revision))),
-        notes=(*job_notes(submission), *work.notes),
+        details=(("values", work.values), *work.details, ("code", _shown_code(code, revision))),
+        notes=(*_job_notes(submission), *work.notes),
         monitor=sh("tail", "-f", settings.paths.shown(local_folder / "log")).text,
         artifacts=phase.artifacts,
         members=work.members,
         results=work.results,
         arguments=settings.typed,
     )
-    return tested(plan, settings, phase)
+    return _tested(plan, settings, phase)
 
 
-def job_steps(settings: Settings, phase: Phase, code: Code, submission: Submission) -> tuple[Step, ...]:
+def _job_steps(settings: Settings, phase: Phase, code: Code, submission: Submission) -> tuple[Step, ...]:
     """The environment and the job; for a machine also its code before, and its artifacts behind."""
     if settings.instance.is_local:
-        return (setup_step(settings, phase), *executor_of(settings).submit(submission))
+        return (setup_step(settings, phase), *_executor_of(settings).submit(submission))
     from runner.jobs.transfer import backup_step, sync_step
     from runner.plan.command import sharing
 
     shared = sharing(settings, str(submission.paths.folder))
     home = (backup_step(shared, phase),) if phase.artifacts else ()
-    job = executor_of(shared).submit(submission)
+    job = _executor_of(shared).submit(submission)
     return (sync_step(shared, phase, code, submission), setup_step(shared, phase), *job, *home)
 
 
@@ -173,13 +173,13 @@ def declared_job(settings: Settings, phase: Phase) -> Job:
     return declared
 
 
-def is_old_log(settings: Settings, paths: RunPaths) -> bool:
+def _is_old_log(settings: Settings, paths: RunPaths) -> bool:
     """Whether `run.log` is a real file, which a link must not replace."""
     newest = settings.paths.root / paths.newest_log
     return newest.exists() and not newest.is_symlink()
 
 
-def job_notes(submission: Submission) -> tuple[str, ...]:
+def _job_notes(submission: Submission) -> tuple[str, ...]:
     """What a reader should know before consenting."""
     if not submission.keeps_log:
         return ()
@@ -190,18 +190,18 @@ def job_notes(submission: Submission) -> tuple[str, ...]:
 def shown_values(declared: Job) -> str:
     """`batch_size 32 · epochs 3`."""
     given = ((key, value) for key, value in declared.args if value is not None)
-    return " · ".join(f"{key} {shown_value(value)}" for key, value in given) or "none"
+    return " · ".join(f"{key} {_shown_value(value)}" for key, value in given) or "none"
 
 
-def shown_value(value: Value) -> str:
+def _shown_value(value: Value) -> str:
     """A value in a line for a reader: what would break the line, or cannot be seen, is escaped."""
     if isinstance(value, tuple):
-        return f"[{', '.join(map(shown_value, value))}]"
+        return f"[{', '.join(map(_shown_value, value))}]"
     text = spelled(value)
     return text if text.isprintable() and text.strip() else repr(text)
 
 
-def shown_code(code: Code, revision: Revision) -> str:
+def _shown_code(code: Code, revision: Revision) -> str:
     """`4a1f2c9 + 2 changed files: train.py, PLAN.md`."""
     num = len(revision.changed)
     base = revision.commit or f"{counted(len(code.files), 'file')}, {code.digest}"
@@ -221,7 +221,7 @@ def run(settings: Settings) -> Asking[Plan]:
     yield from ()
     if not settings.command:
         raise UsageError("action=run needs a command: command='nvidia-smi'")
-    folder = phase_folder(settings)
+    folder = _phase_folder(settings)
     name = next_run(folder, "run")
     paths = RunPaths(PurePosixPath(folder.relative_to(settings.paths.root), "runs", name))
     submission = Submission(
@@ -236,7 +236,7 @@ def run(settings: Settings) -> Asking[Plan]:
         effect=Effect.CHANGE,
         target=target_of(settings),
         phase=settings.phase.name if settings.phase else None,
-        steps=executor_of(settings).submit(submission),
+        steps=_executor_of(settings).submit(submission),
         basis=(("machine", settings.alias), ("run", name)),
         run=name,
         run_folder=str(here),
@@ -246,7 +246,7 @@ def run(settings: Settings) -> Asking[Plan]:
     )
 
 
-def phase_folder(settings: Settings) -> Path:
+def _phase_folder(settings: Settings) -> Path:
     """Where the runs of these settings are kept: in the phase, or in the research log itself."""
     log = settings.paths.research_log
     return log / settings.phase.name if settings.phase else log
@@ -269,22 +269,22 @@ def logs(settings: Settings) -> Asking[Plan]:
     """Show the log of a run until it ends, or its last lines; works on what is here where nobody answers."""
     yield from ()
     started = started_run(settings)
-    check_started(settings, started)
+    _check_started(settings, started)
     paths = paths_of(settings, started)
     way = settings if settings.lines is not None else sharing(settings, str(paths.folder))
-    steps = executor_for(way, started).logs(paths, settings.lines)
+    steps = _executor_for(way, started).logs(paths, settings.lines)
     plan = Plan(
         action="logs",
         effect=Effect.READ,
         target=started.target,
-        phase=phase_of(settings, started),
+        phase=_phase_of(settings, started),
         steps=steps,
         run=started.name,
     )
-    return plan if settings.lines is not None else followed(plan, settings, started)
+    return plan if settings.lines is not None else _followed(plan, settings, started)
 
 
-def followed(plan: Plan, settings: Settings, started: Started) -> Plan:
+def _followed(plan: Plan, settings: Settings, started: Started) -> Plan:
     """The plan that sees the run to its end, and then leaves what the one that started it would have left."""
     first = read_json(started.folder / "plan.json") or {}
     if "digest" not in first:
@@ -301,7 +301,7 @@ def followed(plan: Plan, settings: Settings, started: Started) -> Plan:
     )
 
 
-def check_started(settings: Settings, started: Started) -> None:
+def _check_started(settings: Settings, started: Started) -> None:
     """NeverStarted for a run that has no log anywhere, because a step before its job failed."""
     failed = failed_before_start(started.folder)
     if failed is None or (started.folder / "log").exists():
@@ -319,7 +319,7 @@ def check_started(settings: Settings, started: Started) -> None:
 def stop(settings: Settings) -> Asking[Plan]:
     """End a run, not the machine. Unreachable when nobody knows whether it runs."""
     started = started_run(settings)
-    executor, paths = executor_for(settings, started), paths_of(settings, started)
+    executor, paths = _executor_for(settings, started), paths_of(settings, started)
     status: RunStatus = yield executor.state(paths)
     if status.state is RunState.UNKNOWN:
         raise Unreachable(
@@ -332,14 +332,14 @@ def stop(settings: Settings) -> Asking[Plan]:
         action="stop",
         effect=Effect.CHANGE,
         target=started.target,
-        phase=phase_of(settings, started),
+        phase=_phase_of(settings, started),
         steps=(executor.stop(paths),) if runs else (),
         basis=(("machine", started.target.name), ("run", started.name), ("state", status.state.value)),
-        reason=None if runs else not_running(settings, started, status),
+        reason=None if runs else _not_running(settings, started, status),
     )
 
 
-def not_running(settings: Settings, started: Started, status: RunStatus) -> str:
+def _not_running(settings: Settings, started: Started, status: RunStatus) -> str:
     """Why there is nothing to stop."""
     if status.state is RunState.ENDED:
         return f"{started.name} ended with exit code {status.exit_code}"
@@ -356,7 +356,7 @@ def not_running(settings: Settings, started: Started, status: RunStatus) -> str:
 def started_run(settings: Settings) -> Started:
     """The run that is meant: `run=`, else the newest; of the phase, else of all phases."""
     log = settings.paths.research_log
-    folders = [phase_folder(settings)] if settings.phase else [log, *sorted(log.glob("phase*"))]
+    folders = [_phase_folder(settings)] if settings.phase else [log, *sorted(log.glob("phase*"))]
     found = [folder / "runs" / name for folder in folders if (name := find_run(folder, settings.run))]
     if settings.run and len(found) > 1:
         raise UsageError(
@@ -364,12 +364,12 @@ def started_run(settings: Settings) -> Started:
             *(settings.paths.shown(path) for path in found),
         )
     if not found:
-        raise no_run(settings, folders)
+        raise _no_run(settings, folders)
     newest = max(found, key=lambda path: path.stat().st_mtime)
-    return Started(newest, target_in(newest, target_of(settings)))
+    return Started(newest, _target_in(newest, target_of(settings)))
 
 
-def no_run(settings: Settings, folders: list[Path]) -> UsageError:
+def _no_run(settings: Settings, folders: list[Path]) -> UsageError:
     """What there is instead."""
     names = [name for folder in folders for name in run_names(folder)]
     where = settings.phase.name if settings.phase else settings.paths.shown(settings.paths.research_log)
@@ -381,7 +381,7 @@ def no_run(settings: Settings, folders: list[Path]) -> UsageError:
     return UsageError(f"{where} has no runs yet", f"Start one: {own_line(settings, 'JOB', *named)}")
 
 
-def target_in(folder: Path, otherwise: Target) -> Target:
+def _target_in(folder: Path, otherwise: Target) -> Target:
     """The machine that the run's own plan names; `otherwise` where the plan cannot be read."""
     try:
         named = json.loads((folder / "plan.json").read_text())["instance"]
@@ -390,13 +390,13 @@ def target_in(folder: Path, otherwise: Target) -> Target:
         return otherwise
 
 
-def executor_for(settings: Settings, started: Started) -> Executor:
+def _executor_for(settings: Settings, started: Started) -> Executor:
     """How to reach the run, whatever instance the settings name now; `machine=` overrules."""
     is_local = started.target.provider == LOCAL
     same = settings.instance.is_local == is_local
     provider = settings.instance.provider if same else started.target.provider
     name = settings.machine or started.target.name
-    return executor_of(
+    return _executor_of(
         replace(
             settings,
             instance=replace(settings.instance, provider=provider, name=name),
@@ -410,7 +410,7 @@ def paths_of(settings: Settings, started: Started) -> RunPaths:
     return RunPaths(PurePosixPath(started.folder.relative_to(settings.paths.root)))
 
 
-def phase_of(settings: Settings, started: Started) -> str | None:
+def _phase_of(settings: Settings, started: Started) -> str | None:
     """The phase of the run, if it has one."""
     folder = started.folder.parent.parent
     return None if folder == settings.paths.research_log else folder.name

@@ -23,10 +23,10 @@ from runner.research_log.sweep_results import (
 )
 from runner.world.world import Asking
 
-PROCESSES = "processes.sh"
+_PROCESSES = "processes.sh"
 
 # Runs processes one after the other. What a stop leaves undone has no result, so that `resume` finds it.
-DRIVER = """\
+_DRIVER = """\
 # One line a process, in order; a failure ends its process alone, and the first one's exit code is the run's.
 out={out}; first=0; stopped=; mkdir -p "$out" || exit; trap 'stopped=1' INT TERM HUP
 run() {{ # title, member whose result is kept here ('' when the script keeps its own), command
@@ -46,7 +46,7 @@ run() {{ # title, member whose result is kept here ('' when the script keeps its
 def sweep(settings: Settings, members: Sequence[SweptJob]) -> Asking[Plan]:
     """The plan that runs all members of a multirun."""
     declared = declared_job(settings, needed_phase(settings))
-    return (yield from sweep_plan(settings, declared, members, None))
+    return (yield from _sweep_plan(settings, declared, members, None))
 
 
 def resumed(settings: Settings) -> Asking[Plan]:
@@ -70,28 +70,28 @@ def resumed(settings: Settings) -> Asking[Plan]:
         )
     # a resumed run may be resumed again: the results stay with the first
     origin = PurePosixPath(results_of(folder / "runs" / run) or run).name
-    missing = unfinished(folder / SAMPLES / origin, in_batches_as_typed(settings, members))
+    missing = unfinished(folder / SAMPLES / origin, _in_batches_as_typed(settings, members))
     if not missing:
-        return nothing_missing(settings, phase.name, run, len(members))
-    return (yield from sweep_plan(settings, declared, missing, origin))
+        return _nothing_missing(settings, phase.name, run, len(members))
+    return (yield from _sweep_plan(settings, declared, missing, origin))
 
 
-def in_batches_as_typed(settings: Settings, members: Sequence[SweptJob]) -> tuple[SweptJob, ...]:
+def _in_batches_as_typed(settings: Settings, members: Sequence[SweptJob]) -> tuple[SweptJob, ...]:
     """The members as they were, but for a batch size that is typed now: what ran out of memory needs less."""
     if not any(word.startswith("batch_size=") for word in settings.typed):
         return tuple(members)
     return tuple(
-        replace(m, job=replace(m.job, args=tuple(smaller(pair, settings.batch_size) for pair in m.job.args)))
+        replace(m, job=replace(m.job, args=tuple(_smaller(pair, settings.batch_size) for pair in m.job.args)))
         for m in members
     )
 
 
-def smaller(pair: tuple[str, Value], batch_size: int | None) -> tuple[str, Value]:
+def _smaller(pair: tuple[str, Value], batch_size: int | None) -> tuple[str, Value]:
     """An argument, with the batch size of now if it is that."""
     return (pair[0], batch_size) if pair[0] == "batch_size" else pair
 
 
-def nothing_missing(settings: Settings, phase: str, run: str, num: int) -> Plan:
+def _nothing_missing(settings: Settings, phase: str, run: str, num: int) -> Plan:
     """A plan that does nothing, and says why."""
     return Plan(
         action=settings.action,
@@ -104,35 +104,35 @@ def nothing_missing(settings: Settings, phase: str, run: str, num: int) -> Plan:
     )
 
 
-def sweep_plan(
+def _sweep_plan(
     settings: Settings, declared: Job, members: Sequence[SweptJob], origin: str | None
 ) -> Asking[Plan]:
     """One plan for these members; their results go where those of the run `origin` are, if it has one."""
     processes = fold(members)
-    settings = with_results_brought_home(settings)
+    settings = _with_results_brought_home(settings)
 
     def work(paths: RunPaths) -> Work:
         folder = paths.folder.parent.parent
         results = folder / SAMPLES / (origin or paths.folder.name)
-        command, files = commands(processes, paths, results)
+        command, files = _commands(processes, paths, results)
         return Work(
             command=command,
-            values=shared_values(members),
+            values=_shared_values(members),
             files=files,
-            members=listed(processes),
+            members=_listed(processes),
             results=str(settings.paths.root / results),
             details=(
-                ("members", shown_processes(processes)),
-                *estimate(settings, declared, members),
+                ("members", _shown_processes(processes)),
+                *_estimate(settings, declared, members),
                 ("results", settings.paths.shown(settings.paths.root / results) + "/"),
             ),
-            notes=twins(members),
+            notes=_twins(members),
         )
 
     return (yield from planned(settings, declared, work))
 
 
-def with_results_brought_home(settings: Settings) -> Settings:
+def _with_results_brought_home(settings: Settings) -> Settings:
     """The settings with the members' results among the phase's artifacts."""
     phase = needed_phase(settings)
     if f"{SAMPLES}/" in phase.artifacts:
@@ -140,31 +140,31 @@ def with_results_brought_home(settings: Settings) -> Settings:
     return replace(settings, phase=replace(phase, artifacts=(*phase.artifacts, f"{SAMPLES}/")))
 
 
-def commands(
+def _commands(
     processes: tuple[Process, ...], paths: RunPaths, results: PurePosixPath
 ) -> tuple[Command, tuple[RunFile, ...]]:
     """The command of the run and the files that it reads."""
     lines = tuple(config_line(member, p.number) for p in processes for member in p.members)
     configs = RunFile(CONFIGS, lines)
     if len(processes) == 1 and processes[0].is_folded:
-        return folded_command(processes[0], paths, paths.folder / CONFIGS, results), (configs,)
-    driver = RunFile(PROCESSES, driver_lines(processes, paths, results))
-    parts = [part_of(p) for p in processes if p.is_folded]
-    return sh("bash", paths.folder / PROCESSES), (configs, *parts, driver)
+        return _folded_command(processes[0], paths, paths.folder / CONFIGS, results), (configs,)
+    driver = RunFile(_PROCESSES, _driver_lines(processes, paths, results))
+    parts = [_part_of(p) for p in processes if p.is_folded]
+    return sh("bash", paths.folder / _PROCESSES), (configs, *parts, driver)
 
 
-def part_of(process: Process) -> RunFile:
+def _part_of(process: Process) -> RunFile:
     """The configs of one process of several."""
     lines = tuple(config_line(member, process.number) for member in process.members)
-    return RunFile(part_name(process), lines)
+    return RunFile(_part_name(process), lines)
 
 
-def part_name(process: Process) -> str:
+def _part_name(process: Process) -> str:
     """Where a process of several finds its configs."""
     return f"configs-{process.number}.jsonl"
 
 
-def folded_command(
+def _folded_command(
     process: Process, paths: RunPaths, configs: PurePosixPath, results: PurePosixPath
 ) -> Command:
     """The script with what it loads as arguments, and a file of configs for all else."""
@@ -174,12 +174,12 @@ def folded_command(
     return job_command(job, str(paths.folder.parent.parent / job.entrypoint))
 
 
-def driver_lines(processes: tuple[Process, ...], paths: RunPaths, results: PurePosixPath) -> tuple[str, ...]:
+def _driver_lines(processes: tuple[Process, ...], paths: RunPaths, results: PurePosixPath) -> tuple[str, ...]:
     """A small bash program: a function, and a line for every process."""
-    lines = [DRIVER.format(out=quote(str(results)))]
+    lines = [_DRIVER.format(out=quote(str(results)))]
     for process in processes:
         if process.is_folded:
-            command = folded_command(process, paths, paths.folder / part_name(process), results)
+            command = _folded_command(process, paths, paths.folder / _part_name(process), results)
             num = len(process.members)
             title, kept = f"process {process.number}: {counted(num, 'member')}", ""
         else:
@@ -193,19 +193,19 @@ def driver_lines(processes: tuple[Process, ...], paths: RunPaths, results: PureP
 # --------------------------------------------------------------------------------- for the reader
 
 
-def listed(processes: tuple[Process, ...]) -> tuple[Member, ...]:
+def _listed(processes: tuple[Process, ...]) -> tuple[Member, ...]:
     """All members, in the order of the sweep."""
     found = [Member(m.number, m.overrides, p.number) for p in processes for m in p.members]
     return tuple(sorted(found, key=lambda member: member.number))
 
 
-def shared_values(members: Sequence[SweptJob]) -> str:
+def _shared_values(members: Sequence[SweptJob]) -> str:
     """The values that all members agree in."""
     common = [pair for pair in members[0].job.args if all(pair in m.job.args for m in members[1:])]
     return shown_values(replace(members[0].job, args=tuple(common)))
 
 
-def shown_processes(processes: tuple[Process, ...]) -> str:
+def _shown_processes(processes: tuple[Process, ...]) -> str:
     """`6 in 1 process, which loads model, backend, dtype once`."""
     num = sum(len(process.members) for process in processes)
     several = "process" if len(processes) == 1 else "processes, one after the other"
@@ -216,7 +216,7 @@ def shown_processes(processes: tuple[Process, ...]) -> str:
     return f"{text}; what is loaded ({', '.join(keys)}) is loaded once in each"
 
 
-def twins(members: Sequence[SweptJob]) -> tuple[str, ...]:
+def _twins(members: Sequence[SweptJob]) -> tuple[str, ...]:
     """A note when members differ in nothing that the script is given."""
     distinct = len({repr((member.job.args, member.job.env)) for member in members})
     if distinct == len(members):
@@ -224,7 +224,7 @@ def twins(members: Sequence[SweptJob]) -> tuple[str, ...]:
     return (f"only {distinct} of {len(members)} members differ in what the script is given",)
 
 
-def estimate(settings: Settings, declared: Job, members: Sequence[SweptJob]) -> tuple[tuple[str, str], ...]:
+def _estimate(settings: Settings, declared: Job, members: Sequence[SweptJob]) -> tuple[tuple[str, str], ...]:
     """What it will cost, where a machine is paid for: from what members of earlier runs took."""
     price = settings.instance.usd_per_hour
     if settings.instance.is_local or not price:

@@ -14,7 +14,7 @@ from runner.plan.settings import Phase, Settings, Source
 from runner.research_log.code import Code, code_of, is_product
 from runner.world.world import Asking
 
-PARTIAL = ("--partial-dir=.rsync-partial",)  # an interrupted file is kept under another name
+_PARTIAL = ("--partial-dir=.rsync-partial",)  # an interrupted file is kept under another name
 
 # Runs here, in the phase's folder. A file that differs from its record is fetched into a folder apart
 # and gets its name only when it fits the record; one that changed meanwhile, or is being written, is
@@ -115,7 +115,7 @@ rm -rf .source && git clone --quiet --recurse-submodules "$from" .source &&
 def sync(settings: Settings) -> Asking[Plan]:
     """The phase's code on the machine, and nothing of what its runs made."""
     phase = needed_phase(settings)
-    code: Code = yield code_of(settings.paths.root, folder_of(settings, phase), phase.artifacts)
+    code: Code = yield code_of(settings.paths.root, _folder_of(settings, phase), phase.artifacts)
     local = settings.instance.is_local
     return Plan(
         action="sync",
@@ -125,11 +125,11 @@ def sync(settings: Settings) -> Asking[Plan]:
         steps=() if local else (sync_step(settings, phase, code),),
         basis=(("machine", settings.alias), ("code", code.digest)),
         reason="jobs on this machine run in this very folder" if local else None,
-        details=(("code", f"{len(code.files)} files, {shown_bytes(code.num_bytes)}, {code.digest}"),),
+        details=(("code", f"{len(code.files)} files, {_shown_bytes(code.num_bytes)}, {code.digest}"),),
     )
 
 
-def folder_of(settings: Settings, phase: Phase) -> str:
+def _folder_of(settings: Settings, phase: Phase) -> str:
     """The phase's folder, relative to the root."""
     return f"{settings.paths.research_log.name}/{phase.name}"
 
@@ -143,7 +143,7 @@ def sync_step(settings: Settings, phase: Phase, code: Code, submission: Submissi
     if phase.source:
         return Step(
             "sync",
-            clone(settings, phase, phase.source, submission),
+            _clone(settings, phase, phase.source, submission),
             on=alias,
             reason=f"{phase.source.git} at {phase.source.ref}",
         )
@@ -153,17 +153,19 @@ def sync_step(settings: Settings, phase: Phase, code: Code, submission: Submissi
             ".git folder it would not work on the machine",
             "Have it cloned there, by the phase's YAML: source: {git: URL, ref: COMMIT}",
         )
-    inputs = input_files(settings, phase)
+    inputs = _input_files(settings, phase)
     num = len(code.files) + len(inputs)
     reason = (
-        f"{num} file{'s' * (num != 1)}, {shown_bytes(code.num_bytes + size_of(settings, inputs))} → {alias}"
+        f"{num} file{'s' * (num != 1)}, {_shown_bytes(code.num_bytes + _size_of(settings, inputs))} → {alias}"
     )
-    return Step("sync", push(settings, phase, inputs, submission), on=HERE, reason=reason)
+    return Step("sync", _push(settings, phase, inputs, submission), on=HERE, reason=reason)
 
 
-def push(settings: Settings, phase: Phase, inputs: tuple[str, ...], submission: Submission | None) -> Command:
+def _push(
+    settings: Settings, phase: Phase, inputs: tuple[str, ...], submission: Submission | None
+) -> Command:
     """git's list without the products of runs, through rsync; then what vanished here is removed there."""
-    folder = folder_of(settings, phase)
+    folder = _folder_of(settings, phase)
     route, root = route_of(settings), spell(home_or_path(settings.remote.root))
     listed = sh(
         *("git", "--no-optional-locks", "--literal-pathspecs", "ls-files"),
@@ -174,7 +176,7 @@ def push(settings: Settings, phase: Phase, inputs: tuple[str, ...], submission: 
     )
     named = sh("printf", r"%s\0", *inputs).text if inputs else "true"
     kept = (
-        f"while IFS= read -r -d '' f; do case \"$f\" in {products(folder, phase)}) continue;; esac; "
+        f"while IFS= read -r -d '' f; do case \"$f\" in {_products(folder, phase)}) continue;; esac; "
         '[ -f "$f" ] || [ -L "$f" ] || continue; printf \'%s\\0\' "$f"; done'
     )
     there = Command(f"mkdir -p {root} && cd {root}")
@@ -183,30 +185,30 @@ def push(settings: Settings, phase: Phase, inputs: tuple[str, ...], submission: 
         guard = Command(f"cd {root} || exit\n{refused(submission)}")
         there = there & Command(f"{{ {refused(submission, quietly=True)}; }}")
     progress = ("--progress",) if inputs else ()
-    rsync = route.rsync("-lptRc", "--from0", "--files-from=-", *PARTIAL, *progress, there=there)
+    rsync = route.rsync("-lptRc", "--from0", "--files-from=-", *_PARTIAL, *progress, there=there)
     in_git = "git rev-parse --git-dir >/dev/null 2>&1"
     files = f"{{ if {in_git}; then {listed}; else {every.text}; fi | {kept}; {named}; }}"
-    pushed = pushed_list(settings, phase)
+    pushed = _pushed_list(settings, phase)
     new = quote(f"{pushed}.new")
     steps = [
         f"mkdir -p {quote(str(pushed.parent))} && cd {quote(str(settings.paths.root))}",
         f"{files} | tee {new} | {route.copied(f'{rsync.text} ./ {route.far}', guard)}",
-        *remove_vanished(settings, phase, pushed),
+        *_remove_vanished(settings, phase, pushed),
         f"mv {new} {quote(str(pushed))}",
     ]
     return Command(f"(set -o pipefail; {' && '.join(steps)})")
 
 
-def pushed_list(settings: Settings, phase: Phase) -> Path:
+def _pushed_list(settings: Settings, phase: Phase) -> Path:
     """The file that remembers what of the phase was pushed to the machine last, names ended by NUL."""
     return settings.paths.state / "pushed" / settings.alias / phase.name
 
 
-def remove_vanished(settings: Settings, phase: Phase, pushed: Path) -> tuple[str, ...]:
+def _remove_vanished(settings: Settings, phase: Phase, pushed: Path) -> tuple[str, ...]:
     """The command that removes there what was pushed before and is gone here; none when nothing is."""
     if not pushed.is_file():
         return ()
-    folder, root = folder_of(settings, phase), settings.paths.root
+    folder, root = _folder_of(settings, phase), settings.paths.root
     before = [os.fsdecode(name) for name in pushed.read_bytes().split(b"\0") if name]
     gone = [
         name
@@ -219,18 +221,18 @@ def remove_vanished(settings: Settings, phase: Phase, pushed: Path) -> tuple[str
     return (route_of(settings).ssh(remove).text,) if gone else ()
 
 
-def products(folder: str, phase: Phase) -> str:
+def _products(folder: str, phase: Phase) -> str:
     """The patterns of `case` for what runs made: as facts/research_log.is_product says."""
-    each = [quote(str(PurePosixPath(folder, name))) for name in product_names(phase)]
+    each = [quote(str(PurePosixPath(folder, name))) for name in _product_names(phase)]
     return "|".join([*(f"{path}|{path}/*" for path in each), "*/__pycache__/*"])
 
 
-def product_names(phase: Phase) -> tuple[str, ...]:
+def _product_names(phase: Phase) -> tuple[str, ...]:
     """Where runs put what they make, below the phase's folder."""
     return ("runs", "run.log", ".venv", *(artifact.rstrip("/") for artifact in phase.artifacts))
 
 
-def input_files(settings: Settings, phase: Phase) -> tuple[str, ...]:
+def _input_files(settings: Settings, phase: Phase) -> tuple[str, ...]:
     """The files behind `phase.inputs`, relative to the root.
 
     A path is meant from the phase's folder, else from the root.
@@ -238,7 +240,7 @@ def input_files(settings: Settings, phase: Phase) -> tuple[str, ...]:
     root = settings.paths.root
     files: list[str] = []
     for name in phase.inputs:
-        tried = [os.path.normpath(root / folder_of(settings, phase) / name), os.path.normpath(root / name)]
+        tried = [os.path.normpath(root / _folder_of(settings, phase) / name), os.path.normpath(root / name)]
         path = next((Path(t) for t in tried if Path(t).exists()), None)
         if path is None or not path.is_relative_to(root):
             raise UsageError(f"phase.inputs: {name} is neither below the phase's folder nor below {root}")
@@ -247,16 +249,16 @@ def input_files(settings: Settings, phase: Phase) -> tuple[str, ...]:
     return tuple(dict.fromkeys(files))
 
 
-def size_of(settings: Settings, files: tuple[str, ...]) -> int:
+def _size_of(settings: Settings, files: tuple[str, ...]) -> int:
     """Their bytes."""
     return sum((settings.paths.root / name).stat().st_size for name in files)
 
 
-def clone(settings: Settings, phase: Phase, source: Source, submission: Submission | None) -> Command:
+def _clone(settings: Settings, phase: Phase, source: Source, submission: Submission | None) -> Command:
     """The repository in the phase's folder on the machine, at the commit; what runs made there stays."""
-    folder, root = quote(folder_of(settings, phase)), spell(home_or_path(settings.remote.root))
+    folder, root = quote(_folder_of(settings, phase)), spell(home_or_path(settings.remote.root))
     git, ref = quote(source.git), quote(source.ref)
-    made = product_names(phase)
+    made = _product_names(phase)
     unless = sh(*(f":(exclude,literal){name}" for name in made)).text
     products = sh(*(f"./{name}" for name in made)).text
     text = CLONE.format(root=root, folder=folder, git=git, ref=ref, unless=unless, products=products)
@@ -289,13 +291,13 @@ def backup(settings: Settings) -> Asking[Plan]:
 
 def backup_step(settings: Settings, phase: Phase) -> Step:
     """Fetch, compare, put into place; again for what changed meanwhile."""
-    route, folder = route_of(settings), folder_of(settings, phase)
+    route, folder = route_of(settings), _folder_of(settings, phase)
     there = Command(f"cd {spell(home_or_path(settings.remote.root))}/{quote(folder)}")
     names = sh(*(f"./{name.rstrip('/')}" for name in phase.artifacts)).text
     recorded = route.ssh(
         Command(f"{there.text} || exit\n{ORIGIN}\n{FILE_STATE}\n{RECORDS}\n{OUTSIDE}\nrecords {names}")
     )
-    options = ("-lptR", "--no-implied-dirs", "--from0", "--files-from=-", "--sparse", *PARTIAL)
+    options = ("-lptR", "--no-implied-dirs", "--from0", "--files-from=-", "--sparse", *_PARTIAL)
     here = settings.paths.research_log / phase.name
     body = BACKUP.format(
         state=FILE_STATE,
@@ -308,7 +310,7 @@ def backup_step(settings: Settings, phase: Phase) -> Step:
     return Step("backup", Command(f"({body})"), reason=reason)
 
 
-def shown_bytes(num: int) -> str:
+def _shown_bytes(num: int) -> str:
     """`61 kB`."""
     size = float(num)
     for unit in ("B", "kB", "MB"):

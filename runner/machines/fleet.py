@@ -23,7 +23,7 @@ from runner.plan.plan import Target
 from runner.plan.settings import Settings
 from runner.world.world import Account, Asking, Now, Pause, Record
 
-DEFAULT_ALIAS = "lambda"
+_DEFAULT_ALIAS = "lambda"
 OTHER_KEY = (
     "rented with another API key or from another address, and this one's list does not show it: "
     "it may be running, and be billed"
@@ -31,7 +31,7 @@ OTHER_KEY = (
 SSH_ALIAS = re.compile(r"[A-Za-z0-9_][\w.-]*")
 NUM_MISSES = 3  # lists without a machine before we believe that it is gone: a list may flap
 MISS_PAUSE_S = 5.0
-LONGEST_ALIAS = 64 - len("-0001-abcdef")  # the cloud's limit for a name
+_LONGEST_ALIAS = 64 - len("-0001-abcdef")  # the cloud's limit for a name
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Seen:
 
 def look(settings: Settings) -> Asking[Seen]:
     """Ask the cloud for its list, and twice more while it lacks what it had; nothing is recorded."""
-    seen = yield from look_once(settings)
+    seen = yield from _look_once(settings)
     for _ in range(NUM_MISSES - 1):
         if not (lost := seen.lost()):
             break
@@ -83,12 +83,12 @@ def look(settings: Settings) -> Asking[Seen]:
             f"the cloud's list does not show {lost[0].name}, which was rented from here; looking once more",
         )
         before = {i.id: i for i in seen.instances}
-        seen = yield from look_once(settings)
+        seen = yield from _look_once(settings)
         seen = replace(seen, instances=tuple((before | {i.id: i for i in seen.instances}).values()))
     return seen
 
 
-def look_once(settings: Settings) -> Asking[Seen]:
+def _look_once(settings: Settings) -> Asking[Seen]:
     """What one list shows."""
     instances = yield list_instances(settings.base_url)
     account = yield Account(settings.base_url)
@@ -110,10 +110,10 @@ def news(seen: Seen, own: str) -> Iterator[Record]:
     ledger = seen.ledger
     for instance in seen.instances:
         known = ledger.by_id(instance.id)
-        if known is None and is_ours(instance.name, ledger, own):
+        if known is None and _is_ours(instance.name, ledger, own):
             yield launched_record(instance, seen.account)
-        if known is None or not is_as_before(instance, known, seen.account):
-            yield seen_record(instance, seen.account)
+        if known is None or not _is_as_before(instance, known, seen.account):
+            yield _seen_record(instance, seen.account)
     listed = {i.id for i in seen.alive}
     names = {i.name for i in seen.instances}
     for machine in ledger.machines:
@@ -125,7 +125,7 @@ def news(seen: Seen, own: str) -> Iterator[Record]:
             yield Record.of("settled", name=machine.name)
 
 
-def is_as_before(instance: Rented, known: Machine, account: str) -> bool:
+def _is_as_before(instance: Rented, known: Machine, account: str) -> bool:
     """Whether this account was shown the machine before, in the same state."""
     was_shown = known.was_listed and account in known.accounts
     return was_shown and (known.state, known.ip) == (instance.status, instance.ip)
@@ -133,15 +133,15 @@ def is_as_before(instance: Rented, known: Machine, account: str) -> bool:
 
 def launched_record(instance: Rented, account: str) -> Record:
     """The machine is ours and it is there."""
-    return Record.of("launched", **told(instance), alias=alias_of(instance.name), account=account)
+    return Record.of("launched", **_told(instance), alias=alias_of(instance.name), account=account)
 
 
-def seen_record(instance: Rented, account: str) -> Record:
+def _seen_record(instance: Rented, account: str) -> Record:
     """The list shows it like this."""
-    return Record.of("seen", **told(instance), ip=instance.ip, state=instance.status, account=account)
+    return Record.of("seen", **_told(instance), ip=instance.ip, state=instance.status, account=account)
 
 
-def told(instance: Rented) -> dict[str, object]:
+def _told(instance: Rented) -> dict[str, object]:
     """What the ledger keeps of any machine."""
     return {
         "id": instance.id,
@@ -152,7 +152,7 @@ def told(instance: Rented) -> dict[str, object]:
     }
 
 
-def is_ours(name: str, ledger: Ledger, own: str) -> bool:
+def _is_ours(name: str, ledger: Ledger, own: str) -> bool:
     """Whether we launched what has this name: the ledger says so, or the name itself."""
     match = OUR_NAME.fullmatch(name)
     known = ledger.by_name(name)
@@ -172,9 +172,9 @@ def launch_alias(settings: Settings) -> str:
     alias = settings.alias
     if not SSH_ALIAS.fullmatch(alias):
         raise UsageError(f"machine={alias}: a new name is letters, digits, '.', '_' and '-'; ssh uses it")
-    if OUR_NAME.fullmatch(alias) or len(alias) > LONGEST_ALIAS:
+    if OUR_NAME.fullmatch(alias) or len(alias) > _LONGEST_ALIAS:
         raise UsageError(
-            f"machine={alias}: a new name has at most {LONGEST_ALIAS} characters and no number of ours"
+            f"machine={alias}: a new name has at most {_LONGEST_ALIAS} characters and no number of ours"
         )
     return alias
 
@@ -196,13 +196,13 @@ def find(settings: Settings, seen: Seen) -> Rented:
         return only(exact or found, settings, seen)
     ours = {m.id for m in seen.ledger.ours} | {m.name for m in seen.ledger.ours}
     own = owner(settings)
-    found = [i for i in seen.alive if i.id in ours or i.name in ours or is_ours(i.name, seen.ledger, own)]
+    found = [i for i in seen.alive if i.id in ours or i.name in ours or _is_ours(i.name, seen.ledger, own)]
     return only(found, settings, seen)
 
 
 def configured_alias(settings: Settings) -> str:
     """What a machine is called where nobody named one; `local` is no name for a rented machine."""
-    return DEFAULT_ALIAS if settings.instance.is_local else settings.instance.name
+    return _DEFAULT_ALIAS if settings.instance.is_local else settings.instance.name
 
 
 def only(found: list[Rented], settings: Settings, seen: Seen) -> Rented:

@@ -18,18 +18,18 @@ from runner.research_log.runs import failed_before_start, was_started
 
 # A clock may have been wrong when the machine was asked for, or when the run began. Too early a bound only
 # asks a person once more; too late a one takes a machine with work on it for an empty one.
-CLOCK_SLACK_S = 24 * 3600.0
+_CLOCK_SLACK_S = 24 * 3600.0
 
 
 @dataclass(frozen=True)
-class Names:
+class _Names:
     """What a machine is or was called. `own` mean it alone; an `alias` was another machine's before."""
 
     own: frozenset[str]
     aliases: frozenset[str]
 
 
-def was_asked_for_here(ledger: Ledger, machine: Rented) -> bool:
+def _was_asked_for_here(ledger: Ledger, machine: Rented) -> bool:
     """Whether our own request for it is on record, so that no run of ours can be older than the record.
 
     A ledger that was rebuilt from the cloud's list, and one of another computer, hold no such request.
@@ -38,30 +38,30 @@ def was_asked_for_here(ledger: Ledger, machine: Rented) -> bool:
     return known is not None and known.was_asked_for
 
 
-def recorded_runs(settings: Settings, machine: Rented, ledger: Ledger) -> list[Path]:
+def _recorded_runs(settings: Settings, machine: Rented, ledger: Ledger) -> list[Path]:
     """The folders here of runs that were, or may have been, started on this machine."""
-    names = names_of(settings, machine, ledger.by_id(machine.id))
+    names = _names_of(settings, machine, ledger.by_id(machine.id))
     log = settings.paths.research_log
     plans = [*sorted(log.glob("runs/*/plan.json")), *sorted(log.glob("*/runs/*/plan.json"))]
-    told = {plan.parent for plan in plans if may_be_of(plan, names, machine, ledger)}
-    return sorted(told | set(runs_in_ledger(names, ledger.by_id(machine.id))))
+    told = {plan.parent for plan in plans if _may_be_of(plan, names, machine, ledger)}
+    return sorted(told | set(_runs_in_ledger(names, ledger.by_id(machine.id))))
 
 
-def runs_in_ledger(names: Names, known: Machine | None) -> list[Path]:
+def _runs_in_ledger(names: _Names, known: Machine | None) -> list[Path]:
     """Those that the ledger tells of since the machine was asked for: of any research log, by any clock."""
     called = names.own | names.aliases
     folders = [Path(run.folder) for run in (known.runs if known else ()) if run.name in called]
     return [folder for folder in folders if was_started(folder)]
 
 
-def names_of(settings: Settings, machine: Rented, known: Machine | None) -> Names:
+def _names_of(settings: Settings, machine: Rented, known: Machine | None) -> _Names:
     """All of them: it may have been renamed in the console, or reached by its address."""
     own = {machine.id, machine.name, machine.ip, *((known.name, known.ip) if known else ())}
     aliases = {alias_for(settings, machine), *((known.alias,) if known else ())}
-    return Names(frozenset(name for name in own if name), frozenset(aliases))
+    return _Names(frozenset(name for name in own if name), frozenset(aliases))
 
 
-def may_be_of(plan: Path, names: Names, machine: Rented, ledger: Ledger) -> bool:
+def _may_be_of(plan: Path, names: _Names, machine: Rented, ledger: Ledger) -> bool:
     """Whether this run may have been started on the machine; a plan that cannot be read may be its."""
     try:
         at = plan.stat().st_mtime
@@ -71,10 +71,10 @@ def may_be_of(plan: Path, names: Names, machine: Rented, ledger: Ledger) -> bool
         return True
     if is_local or not was_started(plan.parent):
         return False
-    return name in names.own or (name in names.aliases and is_of_its_time(at, name, machine, ledger))
+    return name in names.own or (name in names.aliases and _is_of_its_time(at, name, machine, ledger))
 
 
-def is_of_its_time(at: float, alias: str, machine: Rented, ledger: Ledger) -> bool:
+def _is_of_its_time(at: float, alias: str, machine: Rented, ledger: Ledger) -> bool:
     """Whether a run that began then can be of this machine, rather than of an earlier one of the alias."""
     known = ledger.by_id(machine.id)
     since = known.since if known else float("inf")
@@ -83,11 +83,11 @@ def is_of_its_time(at: float, alias: str, machine: Rented, ledger: Ledger) -> bo
     earlier = (m for m in ledger.machines if m.id not in (None, machine.id) and m.alias == alias)
     if any(m.until is not None and m.since <= at <= m.until for m in earlier):
         return False
-    return known is None or at >= since - CLOCK_SLACK_S
+    return known is None or at >= since - _CLOCK_SLACK_S
 
 
 UNREACHABLE = "unreachable"
-MANY = 100  # names that a refusal lists before it counts the rest
+_MANY = 100  # names that a refusal lists before it counts the rest
 
 
 @dataclass(frozen=True)
@@ -137,8 +137,8 @@ class Loss:
 
 def listed(names: list[str]) -> str:
     """All of them, up to a great number."""
-    more = f" and {len(names) - MANY} more" if len(names) > MANY else ""
-    return ", ".join(names[:MANY]) + more
+    more = f" and {len(names) - _MANY} more" if len(names) > _MANY else ""
+    return ", ".join(names[:_MANY]) + more
 
 
 def loss_of(settings: Settings, seen: Seen, machine: Rented, held: Holdings | None) -> Loss:
@@ -150,10 +150,10 @@ def loss_of(settings: Settings, seen: Seen, machine: Rented, held: Holdings | No
     if held is None:
         unseen = why_unseen(settings, seen, machine)
         return Loss(unseen="" if accepts else unseen, accepts_unseen=accepts and bool(unseen))
-    astray = elsewhere(settings, seen, machine, held)
+    astray = _elsewhere(settings, seen, machine, held)
     missing = tuple(file for file in held.files if not is_here(file, settings.paths.root))
     words = [word for word in settings.discard if word != UNREACHABLE]
-    meant = Meant.of(words, held, missing)
+    meant = _Meant.of(words, held, missing)
     alive = [run for run in held.runs if run.is_alive]
     dying = [run for run in alive if run.folder in meant.runs]
     of_dying = [file for file in missing if any(meant.is_of(run, file) for run in dying)]
@@ -178,9 +178,9 @@ def why_unseen(settings: Settings, seen: Seen, machine: Rented) -> str:
     That needs our own request for the machine on record, and no run of ours that may have gone there.
     """
     why = no_answer(machine)
-    if not was_asked_for_here(seen.ledger, machine):
+    if not _was_asked_for_here(seen.ledger, machine):
         return f"{why}, and its launch is not on record here, so others may have started runs on it"
-    runs = [folder.name for folder in recorded_runs(settings, machine, seen.ledger)]
+    runs = [folder.name for folder in _recorded_runs(settings, machine, seen.ledger)]
     return f"{why}, and runs may have been started on it: {listed(runs)}" if runs else ""
 
 
@@ -189,14 +189,14 @@ def no_answer(machine: Rented) -> str:
     return f"it is {machine.status} and has no address" if machine.ip is None else "it does not answer ssh"
 
 
-def elsewhere(settings: Settings, seen: Seen, machine: Rented, held: Holdings) -> str:
+def _elsewhere(settings: Settings, seen: Seen, machine: Rented, held: Holdings) -> str:
     """The runs that were started from here and that the machine does not show: we look in a wrong place."""
-    recorded = recorded_runs(settings, machine, seen.ledger)
+    recorded = _recorded_runs(settings, machine, seen.ledger)
     started = [f for f in recorded if (failed := failed_before_start(f)) is None or failed.exit_code == 255]
     astray = [
         settings.paths.shown(folder)
         for folder in started
-        if not any(ends_with(str(folder), run.folder) for run in held.runs)
+        if not any(_ends_with(str(folder), run.folder) for run in held.runs)
     ]
     if not astray:
         return ""
@@ -209,7 +209,7 @@ def elsewhere(settings: Settings, seen: Seen, machine: Rented, held: Holdings) -
 
 
 @dataclass(frozen=True)
-class Meant:
+class _Meant:
     """What the words of `discard` mean on this machine: folders of runs, and other paths.
 
     Nobody can say which run of a phase left an artifact. So it goes with its runs when all of them go.
@@ -220,26 +220,26 @@ class Meant:
     phases: frozenset[str] = frozenset()  # the folders of those whose runs all go
 
     @staticmethod
-    def of(words: list[str], held: Holdings, missing: tuple[HeldFile, ...]) -> "Meant":
+    def of(words: list[str], held: Holdings, missing: tuple[HeldFile, ...]) -> "_Meant":
         """A word that is a run's is only the run; UsageError where it may be one thing or another."""
         runs: set[str] = set()
         paths: set[str] = set()
-        for word in map(plain, words):
-            named = [run.folder for run in held.runs if ends_with(run.folder, word)]
-            found = named or sorted({at for file in missing if (at := named_part(file.path, word))})
+        for word in map(_plain, words):
+            named = [run.folder for run in held.runs if _ends_with(run.folder, word)]
+            found = named or sorted({at for file in missing if (at := _named_part(file.path, word))})
             if len(found) > 1:
                 raise UsageError(
                     f"discard=[{word}] may mean {len(found)} things on the machine; say which",
-                    *(f"  {path}" for path in found[:MANY]),
+                    *(f"  {path}" for path in found[:_MANY]),
                 )
             (runs if named else paths).update(found)
-        stay = {phase_of(run.folder) for run in held.runs if run.folder not in runs}
-        phases = {phase for run in runs if (phase := phase_of(run))} - stay
-        return Meant(frozenset(runs), frozenset(paths), frozenset(phases))
+        stay = {_phase_of(run.folder) for run in held.runs if run.folder not in runs}
+        phases = {phase for run in runs if (phase := _phase_of(run))} - stay
+        return _Meant(frozenset(runs), frozenset(paths), frozenset(phases))
 
     def is_of(self, run: HeldRun, file: HeldFile) -> bool:
         """Whether the file is this run's: in its folder, or an artifact that goes with it."""
-        phase = phase_of(run.folder)
+        phase = _phase_of(run.folder)
         return is_below(file.path, run.folder) or (phase in self.phases and is_below(file.path, phase))
 
     def gives_up(self, file: HeldFile) -> bool:
@@ -247,27 +247,27 @@ class Meant:
         return any(is_below(file.path, path) for path in (*self.runs, *self.phases, *self.paths))
 
 
-def phase_of(run: str) -> str:
+def _phase_of(run: str) -> str:
     """`research-log/phase12-…` of a run's folder; empty for a run of no phase, which leaves no artifacts."""
     folder = run.rpartition("/runs/")[0]
     return folder if "/" in folder else ""
 
 
-def plain(word: str) -> str:
+def _plain(word: str) -> str:
     """As typed, without what says nothing."""
     return word.strip("/").removeprefix("./")
 
 
-def ends_with(path: str, word: str) -> bool:
+def _ends_with(path: str, word: str) -> bool:
     """Whether these are the path's last parts, or all of them."""
     return bool(word) and f"/{path}".endswith(f"/{word}")
 
 
-def named_part(path: str, word: str) -> str | None:
+def _named_part(path: str, word: str) -> str | None:
     """The file itself, or the folder it is in, that this word names: whole, or by its last parts."""
     parts = PurePosixPath(path).parts
     shown = ("/".join(parts[: n + 1]) for n in range(len(parts)))
-    return next((at for at in shown if ends_with(at, word)), None)
+    return next((at for at in shown if _ends_with(at, word)), None)
 
 
 def is_below(path: str, folder: str) -> bool:
@@ -287,14 +287,14 @@ def unmatched(discard: tuple[str, ...], held: Holdings | None, loss: Loss) -> tu
             continue
         if word == UNREACHABLE:
             notes.append(f"discard=[{word}] accepts nothing: the machine answers, and was looked at")
-        elif not any(named_part(path, plain(word)) for path in paths):
+        elif not any(_named_part(path, _plain(word)) for path in paths):
             meant = choices(word, known, "")[:-1]
             notes.append(f"discard=[{word}] matches nothing on the machine. {' '.join(meant)}".strip())
     return tuple(notes)
 
 
-FEW = 5  # files that a command line lists; more of them are named by their folders
-IN_RUN = re.compile(r"runs/(?P<run>[^/]+)(?P<rest>/.*)?")
+_FEW = 5  # files that a command line lists; more of them are named by their folders
+_IN_RUN = re.compile(r"runs/(?P<run>[^/]+)(?P<rest>/.*)?")
 
 
 @dataclass(frozen=True)
@@ -309,19 +309,19 @@ def remedies(
     settings: Settings, machine: Rented, loss: Loss, declared: dict[str, Declared]
 ) -> tuple[str, ...]:
     """A line for each way home, and one for the loss."""
-    where = Where(settings, machine, declared)
+    where = _Where(settings, machine, declared)
     lines = [
         *where.waits(loss),
         *where.logs(loss),
         *where.backups(loss),
         *where.copies(loss),
-        *hopeless(loss),
+        *_hopeless(loss),
     ]
-    return (*dict.fromkeys(lines), f"to accept the loss: {where.giving_up(named(loss))}")
+    return (*dict.fromkeys(lines), f"to accept the loss: {where.giving_up(_named(loss))}")
 
 
 @dataclass(frozen=True)
-class Where:
+class _Where:
     """The machine, and the phases that are known here."""
 
     settings: Settings
@@ -332,7 +332,7 @@ class Where:
         """The runner's own command line about a phase on this machine."""
         phase = (f"phase={self.declared[folder].choice}",) if folder else ()
         which = self.machine.name or self.machine.id
-        words = (*phase, *kind_of(self.settings, self.machine), *more)
+        words = (*phase, *_kind_of(self.settings, self.machine), *more)
         return own_line(self.settings, action, *words, machine=which)
 
     def giving_up(self, words: list[str]) -> str:
@@ -363,7 +363,7 @@ class Where:
                 continue
             names = self.by_folder(loss).get(folder, [])
             artifacts = self.declared[phase].artifacts
-            others = [name for name in names if not is_product(name, artifacts) or is_of_run(name)]
+            others = [name for name in names if not is_product(name, artifacts) or _is_of_run(name)]
             if len(others) < len(names) or not names:
                 lines.append(f"to bring it home: {self.line('backup', phase)}")
             if others:
@@ -390,7 +390,7 @@ class Where:
                 folder, name = self.split(file.path)
                 found.setdefault(folder, []).append(name)
         return {
-            folder: names if len(names) <= FEW else list(dict.fromkeys(map(part_of, names)))
+            folder: names if len(names) <= _FEW else list(dict.fromkeys(map(_part_of, names)))
             for folder, names in found.items()
         }
 
@@ -412,23 +412,23 @@ class Where:
     def is_ours(self, run: str) -> bool:
         """Whether `logs` knows this run's folder."""
         folder, name = self.split(run)
-        is_run = IN_RUN.fullmatch(name) is not None and "/" not in name.removeprefix("runs/")
+        is_run = _IN_RUN.fullmatch(name) is not None and "/" not in name.removeprefix("runs/")
         known = self.phase_in(folder) is not None or folder == self.settings.paths.research_log.name
         return is_run and known and (self.settings.paths.root / run / "plan.json").exists()
 
 
-def is_of_run(name: str) -> bool:
+def _is_of_run(name: str) -> bool:
     """Whether it is in a run's folder, which no artifact is."""
-    return IN_RUN.fullmatch(name) is not None
+    return _IN_RUN.fullmatch(name) is not None
 
 
-def part_of(name: str) -> str:
+def _part_of(name: str) -> str:
     """`checkpoints` of `checkpoints/1/a.pt`, `runs/0001-train/.hydra` of what is in there."""
     parts = name.split("/")
     return "/".join(parts[: 3 if parts[0] == "runs" else 1])
 
 
-def hopeless(loss: Loss) -> list[str]:
+def _hopeless(loss: Loss) -> list[str]:
     """What has to be seen to on the machine first."""
     by_state = {file.checksum for file in loss.files}
     lines = []
@@ -439,22 +439,22 @@ def hopeless(loss: Loss) -> list[str]:
     return lines
 
 
-def named(loss: Loss) -> list[str]:
+def _named(loss: Loss) -> list[str]:
     """The words of `discard` that accept this loss; many files by the runs and folders they are in."""
     runs = [run.folder for run in loss.alive]
     files = [file.path for file in loss.files]
-    if len(runs) + len(files) > FEW:
-        files = list(dict.fromkeys(folder_of(path) for path in files))
+    if len(runs) + len(files) > _FEW:
+        files = list(dict.fromkeys(_folder_of(path) for path in files))
     return [*([UNREACHABLE] if loss.unseen else []), *dict.fromkeys([*runs, *files])]
 
 
-def folder_of(path: str) -> str:
+def _folder_of(path: str) -> str:
     """The run's folder that a file is in, or what is next below the phase's."""
     match = re.match(r"(?:[^/]+/){1,2}runs/[^/]+", path)
     return match[0] if match else "/".join(path.split("/")[:3])
 
 
-def kind_of(settings: Settings, machine: Rented) -> tuple[str, ...]:
+def _kind_of(settings: Settings, machine: Rented) -> tuple[str, ...]:
     """`instance=…` where none was typed: the phase's own may be this computer, from which nothing comes."""
     known = {file.stem for folder in settings.paths.conf for file in (folder / "instance").glob("*.yaml")}
     typed = any(word.startswith("instance=") for word in settings.typed)

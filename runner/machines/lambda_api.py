@@ -11,12 +11,12 @@ from runner.plan.plan import Request
 from runner.world.world import Fact, Result
 
 KEYS_PAGE = "https://cloud.lambda.ai/api-keys"
-NOTHING_RENTED = "Nothing was rented by this request."
+_NOTHING_RENTED = "Nothing was rented by this request."
 STATUS = "What is running and what it costs: python -m runner action=status"
 
 
 @dataclass(frozen=True)
-class Told:
+class _Told:
     """How an error code is told: the class decides the exit code, `hints` are lines for a person."""
 
     error: type[RunnerError]
@@ -24,62 +24,64 @@ class Told:
 
 
 TOLD = {
-    "global/invalid-api-key": Told(
+    "global/invalid-api-key": _Told(
         UsageError,
         (f"Make a key at {KEYS_PAGE} and export LAMBDA_API_KEY=…", "Machines that run go on being billed."),
     ),
-    "global/account-inactive": Told(
+    "global/account-inactive": _Told(
         UsageError,
         (
             "Verify the e-mail address and the payment method of the account.",
             "Machines that run are billed meanwhile. Then: python -m runner action=status",
         ),
     ),
-    "global/invalid-address": Told(
-        UsageError, ("Put the billing address of the account right.", NOTHING_RENTED, STATUS)
+    "global/invalid-address": _Told(
+        UsageError, ("Put the billing address of the account right.", _NOTHING_RENTED, STATUS)
     ),
-    "global/forbidden": Told(
+    "global/forbidden": _Told(
         UsageError, ("Ask an administrator of the account for a role that may do this.", STATUS)
     ),
-    "global/invalid-parameters": Told(UsageError, (NOTHING_RENTED, STATUS)),
-    "global/object-does-not-exist": Told(
+    "global/invalid-parameters": _Told(UsageError, (_NOTHING_RENTED, STATUS)),
+    "global/object-does-not-exist": _Told(
         UsageError, ("Types and regions: python -m runner action=available", STATUS)
     ),
-    "global/not-found": Told(
+    "global/not-found": _Told(
         UsageError, ("Is cloud.base_url right? The key may also lack a role for this.", STATUS)
     ),
-    "global/duplicate": Told(UsageError, ("The name is taken. Nothing was made.", STATUS)),
-    "global/quota-exceeded": Told(
+    "global/duplicate": _Told(UsageError, ("The name is taken. Nothing was made.", STATUS)),
+    "global/quota-exceeded": _Told(
         Refused,
         (
-            NOTHING_RENTED,
+            _NOTHING_RENTED,
             "Terminate a machine, or ask the cloud's support for a higher quota.",
             "Machines: python -m runner action=status",
         ),
     ),
-    "global/conflict": Told(TryLater, ("Another action on this machine is under way; it is billed.", STATUS)),
-    "global/internal-error": Told(Unreachable, ("Try again in a minute.", STATUS)),
-    "global/unknown": Told(Unreachable, ("Try again in a minute.", STATUS)),
-    "instance-operations/launch/insufficient-capacity": Told(
+    "global/conflict": _Told(
+        TryLater, ("Another action on this machine is under way; it is billed.", STATUS)
+    ),
+    "global/internal-error": _Told(Unreachable, ("Try again in a minute.", STATUS)),
+    "global/unknown": _Told(Unreachable, ("Try again in a minute.", STATUS)),
+    "instance-operations/launch/insufficient-capacity": _Told(
         TryLater,
         (
-            NOTHING_RENTED,
+            _NOTHING_RENTED,
             "Wait for a free one: wait_for_capacity=2h",
             "Others: python -m runner action=available",
         ),
     ),
-    "instance-operations/launch/file-system-in-wrong-region": Told(
-        UsageError, (NOTHING_RENTED, "A filesystem is mounted in its own region only: instance.regions=[…]")
+    "instance-operations/launch/file-system-in-wrong-region": _Told(
+        UsageError, (_NOTHING_RENTED, "A filesystem is mounted in its own region only: instance.regions=[…]")
     ),
-    "instance-operations/launch/file-systems-not-supported": Told(
-        UsageError, (NOTHING_RENTED, "Leave it out: instance.filesystem=null")
+    "instance-operations/launch/file-systems-not-supported": _Told(
+        UsageError, (_NOTHING_RENTED, "Leave it out: instance.filesystem=null")
     ),
-    "filesystems/filesystem-in-use": Told(UsageError, ("It is billed until it is deleted.", STATUS)),
-    "firewall-rulesets/firewall-ruleset-in-use": Told(UsageError, ("Nothing was changed.", STATUS)),
-    "ssh-keys/key-in-use": Told(UsageError, ("Nothing was changed.", STATUS)),
-    "support-tickets/creation-failed": Told(UsageError, ("Nothing was rented.", STATUS)),
+    "filesystems/filesystem-in-use": _Told(UsageError, ("It is billed until it is deleted.", STATUS)),
+    "firewall-rulesets/firewall-ruleset-in-use": _Told(UsageError, ("Nothing was changed.", STATUS)),
+    "ssh-keys/key-in-use": _Told(UsageError, ("Nothing was changed.", STATUS)),
+    "support-tickets/creation-failed": _Told(UsageError, ("Nothing was rented.", STATUS)),
 }
-PROVIDER = Told(Unreachable, ("The cloud's own provider does not answer. Try again in a minute.", STATUS))
+_PROVIDER = _Told(Unreachable, ("The cloud's own provider does not answer. Try again in a minute.", STATUS))
 
 CAPACITY = "instance-operations/launch/insufficient-capacity"
 WRONG_REGION = "instance-operations/launch/file-system-in-wrong-region"
@@ -105,11 +107,11 @@ def envelope(result: Result) -> CloudError:
         error = json.loads(result.stdout)["error"]
         told = CloudError(str(error["code"]), str(error.get("message") or ""), error.get("suggestion") or "")
     except (ValueError, KeyError, TypeError, AttributeError):
-        return CloudError(None, first_words(result), "")
+        return CloudError(None, _first_words(result), "")
     return told
 
 
-def first_words(result: Result) -> str:
+def _first_words(result: Result) -> str:
     """A hint at what a proxy or a dead line said."""
     if result.status is None:
         return result.stderr.decode(errors="replace").strip()
@@ -124,21 +126,21 @@ def cloud_error(request: Request, result: Result) -> RunnerError | None:
     asked = f"{request.method} {request.url}"
     if result.ok:
         return (
-            None if is_data(result) else Unreachable(f"{asked} answered with {first_words(result)}", STATUS)
+            None if _is_data(result) else Unreachable(f"{asked} answered with {_first_words(result)}", STATUS)
         )
     told = envelope(result)
     known = TOLD.get(told.code or "")
     if known is None and (told.code or "").startswith("provider/"):
-        known = PROVIDER
+        known = _PROVIDER
     if known is not None:
         suggestion = (told.suggestion,) if told.suggestion else ()
         return known.error(
             f"The cloud says: {told.message or told.code} ({told.code})", *suggestion, *known.hints
         )
-    return by_status(asked, result, told)
+    return _by_status(asked, result, told)
 
 
-def is_data(result: Result) -> bool:
+def _is_data(result: Result) -> bool:
     """Whether this is the API's envelope of a good answer."""
     try:
         return "data" in json.loads(result.stdout)
@@ -146,7 +148,7 @@ def is_data(result: Result) -> bool:
         return False
 
 
-def by_status(asked: str, result: Result, told: CloudError) -> RunnerError:
+def _by_status(asked: str, result: Result, told: CloudError) -> RunnerError:
     """An answer without a code that we know, by its HTTP status."""
     said = f"{told.message} ({told.code})" if told.code else told.message
     if result.status is None:
@@ -191,7 +193,7 @@ GONE = ("terminated",)  # and absence from the list; an unknown status is alive
 FAILED = ("unhealthy", "terminated", "terminating", "preempted")
 
 # Asked for where GET /regions is not served; the newest list that was seen.
-KNOWN_REGIONS = (
+_KNOWN_REGIONS = (
     *("us-east-1", "us-east-2", "us-east-3", "us-midwest-1", "us-midwest-2", "us-south-1", "us-south-2"),
     *("us-south-3", "us-southeast-1", "us-west-1", "us-west-2", "us-west-3", "asia-northeast-1"),
     *("asia-northeast-2", "asia-south-1", "australia-east-1", "europe-central-1", "me-west-1"),
@@ -276,14 +278,14 @@ def list_regions(base: str) -> Fact[tuple[str, ...]]:
 
     def read(result: Result) -> tuple[str, ...]:
         if result.status == 404:  # absent before 1.10
-            return regions_in_order(KNOWN_REGIONS)
-        return regions_in_order(str(row["name"]) for row in payload(request, result))
+            return _regions_in_order(_KNOWN_REGIONS)
+        return _regions_in_order(str(row["name"]) for row in _payload(request, result))
 
     request = Request("GET", f"{base}/regions")
     return Fact(request, lambda result: _reading(request, lambda: read(result)))
 
 
-def regions_in_order(names: Any) -> tuple[str, ...]:
+def _regions_in_order(names: Any) -> tuple[str, ...]:
     """Sorted, those of the United States first: most of the capacity is there."""
     return tuple(sorted(set(names), key=lambda name: (not name.startswith("us-"), name)))
 
@@ -333,7 +335,7 @@ def launched_id(result: Result) -> str | None:
         return None
 
 
-def payload(request: Request, result: Result) -> Any:
+def _payload(request: Request, result: Result) -> Any:
     """What stands behind `data`; the error that the cloud told, or that nobody told anything."""
     error = cloud_error(request, result)
     if error is not None:
@@ -343,7 +345,7 @@ def payload(request: Request, result: Result) -> Any:
 
 def _get(url: str, read: Callable[[Any], T]) -> Fact[T]:
     request = Request("GET", url)
-    return Fact(request, lambda result: _reading(request, lambda: read(payload(request, result))))
+    return Fact(request, lambda result: _reading(request, lambda: read(_payload(request, result))))
 
 
 def _reading(request: Request, read: Callable[[], T]) -> T:
@@ -370,13 +372,13 @@ def _type(row: Any) -> InstanceType:
         gpu=str(kind.get("gpu_description") or kind.get("description") or ""),
         num_gpus=int(specs.get("gpus") or 0),
         memory_gib=int(specs.get("memory_gib") or 0),
-        usd_per_hour=usd(kind),
-        regions=regions_in_order(str(r["name"]) for r in row.get("regions_with_capacity_available") or ()),
+        usd_per_hour=_usd(kind),
+        regions=_regions_in_order(str(r["name"]) for r in row.get("regions_with_capacity_available") or ()),
         architecture=str(kind.get("architecture") or ("arm64" if "gh200" in kind["name"] else "x86_64")),
     )
 
 
-def usd(kind: Any) -> float:
+def _usd(kind: Any) -> float:
     """Dollars an hour."""
     return int(kind["price_cents_per_hour"]) / 100
 
@@ -390,7 +392,7 @@ def instance_of(row: Any) -> Rented:
         status=str(row.get("status") or "unknown"),
         type=str(kind.get("name") or "unknown"),
         region=str((row.get("region") or {}).get("name") or "unknown"),
-        usd_per_hour=usd(kind) if "price_cents_per_hour" in kind else 0.0,
+        usd_per_hour=_usd(kind) if "price_cents_per_hour" in kind else 0.0,
         ip=str(row["ip"]) if row.get("ip") else None,
         ssh_keys=tuple(map(str, row.get("ssh_key_names") or ())),
         filesystems=tuple(map(str, row.get("file_system_names") or ())),

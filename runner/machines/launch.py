@@ -72,7 +72,7 @@ def available(settings: Settings) -> Asking[Available]:
     return Available(types, instance.types, instance.max_usd_per_hour, rent_line(settings))
 
 
-TAG = "fractal-runner"
+_TAG = "fractal-runner"
 
 
 @dataclass(frozen=True)
@@ -93,14 +93,14 @@ class Wanted:
 
 def launch(settings: Settings) -> Asking[Plan]:
     """The attempts in order of preference; nothing while a machine of this name may be running."""
-    wanted = yield from wanted_machine(settings)
-    return launch_plan(settings, wanted, "launch")
+    wanted = yield from _wanted_machine(settings)
+    return _launch_plan(settings, wanted, "launch")
 
 
 def up(settings: Settings) -> Asking[Plan]:
     """launch's plan in full, then the two verbs that follow it as the runner's own command lines."""
-    wanted = yield from wanted_machine(settings)
-    plan = launch_plan(settings, wanted, "up")
+    wanted = yield from _wanted_machine(settings)
+    plan = _launch_plan(settings, wanted, "up")
     if plan.refused:
         return plan
     follow = (
@@ -120,7 +120,7 @@ def up(settings: Settings) -> Asking[Plan]:
     return replace(plan, steps=plan.steps + follow, reason=None, notes=notes, then=f"ssh {wanted.alias}")
 
 
-def wanted_machine(settings: Settings) -> Asking[Wanted]:
+def _wanted_machine(settings: Settings) -> Asking[Wanted]:
     """Ask the cloud what there is; UsageError for what it does not have."""
     needs_rented(settings)
     alias = launch_alias(settings)
@@ -129,15 +129,15 @@ def wanted_machine(settings: Settings) -> Asking[Wanted]:
         return blocked
     types = yield list_types(settings.base_url)
     regions = yield list_regions(settings.base_url)
-    regions = yield from chosen_regions(settings, regions)
-    kinds, notes = chosen_types(settings, types)
-    key, is_new = yield from ssh_key(settings)
+    regions = yield from _chosen_regions(settings, regions)
+    kinds, notes = _chosen_types(settings, types)
+    key, is_new = yield from _ssh_key(settings)
     offers = tuple(Offer(kind.name, region, kind.usd_per_hour) for kind in kinds for region in regions)
     free = frozenset((kind.name, region) for kind in kinds for region in kind.regions)
     if kinds and not any((o.type, o.region) in free for o in offers):
         notes += ("none of these is free at the moment, says the cloud; wait_for_capacity=2h waits for one",)
     wanted = Wanted(alias, launch_name(settings, seen), offers, key, is_new, notes=notes, free=free)
-    reason = refusal(settings, seen, types, offers)
+    reason = _refusal(settings, seen, types, offers)
     return replace(wanted, reason=reason, refused=reason is not None)
 
 
@@ -161,7 +161,7 @@ def already_there(settings: Settings, alias: str, seen: Seen) -> Wanted | None:
     return None
 
 
-def chosen_types(
+def _chosen_types(
     settings: Settings, types: tuple[InstanceType, ...]
 ) -> tuple[list[InstanceType], tuple[str, ...]]:
     """The preferred types at or below the ceiling, in order, and notes on the others."""
@@ -181,7 +181,7 @@ def chosen_types(
     return [kind for kind in found if kind not in dear], tuple(notes)
 
 
-def chosen_regions(settings: Settings, known: tuple[str, ...]) -> Asking[tuple[str, ...]]:
+def _chosen_regions(settings: Settings, known: tuple[str, ...]) -> Asking[tuple[str, ...]]:
     """The preferred regions, else all; a filesystem leaves only its own."""
     wanted = settings.instance.regions
     for region in wanted:
@@ -208,9 +208,9 @@ def chosen_regions(settings: Settings, known: tuple[str, ...]) -> Asking[tuple[s
     return tuple(region for region in regions if region in there)
 
 
-def ssh_key(settings: Settings) -> Asking[tuple[SshKey, bool]]:
+def _ssh_key(settings: Settings) -> Asking[tuple[SshKey, bool]]:
     """The key of this machine as the account knows it, or as it will be registered (True)."""
-    public = yield from public_key(settings)
+    public = yield from _public_key(settings)
     known: tuple[SshKey, ...] = yield list_ssh_keys(settings.base_url)
     names = [key.name for key in known]
     for key in known:
@@ -220,7 +220,7 @@ def ssh_key(settings: Settings) -> Asking[tuple[SshKey, bool]]:
     return SshKey("", name, public), True
 
 
-def public_key(settings: Settings) -> Asking[str]:
+def _public_key(settings: Settings) -> Asking[str]:
     """`ssh-ed25519 AAAA…` of the identity; UsageError when there is none."""
     identity = identity_of(settings)
     if identity is None or not identity.exists():
@@ -247,7 +247,7 @@ def public_key(settings: Settings) -> Asking[str]:
     return bare_key(text)
 
 
-def refusal(
+def _refusal(
     settings: Settings, seen: Seen, types: tuple[InstanceType, ...], offers: tuple[Offer, ...]
 ) -> str | None:
     """Why this launch is refused: above the ceiling, or above the budget."""
@@ -268,7 +268,7 @@ def refusal(
     return None
 
 
-def launch_plan(settings: Settings, wanted: Wanted, action: str) -> Plan:
+def _launch_plan(settings: Settings, wanted: Wanted, action: str) -> Plan:
     """What is wanted, as a plan."""
     offers = wanted.offers
     first = offers[0] if offers else None
@@ -289,18 +289,18 @@ def launch_plan(settings: Settings, wanted: Wanted, action: str) -> Plan:
         action=action,
         effect=Effect.PAY,
         target=target,
-        steps=launch_steps(settings, wanted),
+        steps=_launch_steps(settings, wanted),
         basis=(("name", wanted.name), *wanted.basis, *wait),
         reason=wanted.reason,
         refused=wanted.refused,
-        details=launch_details(settings, wanted),
+        details=_launch_details(settings, wanted),
         notes=wanted.notes,
         patience_s=settings.wait_for_capacity_s or 0.0,
         then=own_line(settings, "wait", machine=wanted.name),
     )
 
 
-def launch_steps(settings: Settings, wanted: Wanted) -> tuple[Step, ...]:
+def _launch_steps(settings: Settings, wanted: Wanted) -> tuple[Step, ...]:
     """The key, if the account does not know it, then the attempts."""
     if wanted.key is None:
         return ()
@@ -316,7 +316,7 @@ def launch_steps(settings: Settings, wanted: Wanted) -> tuple[Step, ...]:
             type_name=offer.type,
             region=offer.region,
             ssh_key=key.name,
-            tag=(TAG, wanted.alias),
+            tag=(_TAG, wanted.alias),
             image=settings.instance.image,
             filesystem=settings.instance.filesystem,
         )
@@ -326,7 +326,7 @@ def launch_steps(settings: Settings, wanted: Wanted) -> tuple[Step, ...]:
     return tuple(steps)
 
 
-def launch_details(settings: Settings, wanted: Wanted) -> tuple[tuple[str, str], ...]:
+def _launch_details(settings: Settings, wanted: Wanted) -> tuple[tuple[str, str], ...]:
     """What a person weighs before paying."""
     if not wanted.offers:
         return ()

@@ -29,13 +29,13 @@ from runner.machines.ledger import SETTLE_S, UNANSWERED, alias_of
 from runner.plan.plan import Request, Step
 from runner.world.world import Account, Asking, Fact, Now, Pause, Record, Result
 
-NUM_SENDS = 4
-LOOK_AGAIN_S = (1.0, 2.0, 4.0, 8.0, 15.0)  # how a machine is often late in the list
-SETTLE_PAUSES_S = LOOK_AGAIN_S + (15.0,) * round((SETTLE_S - sum(LOOK_AGAIN_S)) / 15.0)  # how it may be
-LONGEST_PATIENCE_S = 60.0  # a Retry-After above it is not sat out
-CAPACITY_POLL_S = 15.0
-GONE_LIMIT_S = 900.0
-NOT_SENT = 7  # curl's code for a connection that never came about
+_NUM_SENDS = 4
+_LOOK_AGAIN_S = (1.0, 2.0, 4.0, 8.0, 15.0)  # how a machine is often late in the list
+_SETTLE_PAUSES_S = _LOOK_AGAIN_S + (15.0,) * round((SETTLE_S - sum(_LOOK_AGAIN_S)) / 15.0)  # how it may be
+_LONGEST_PATIENCE_S = 60.0  # a Retry-After above it is not sat out
+_CAPACITY_POLL_S = 15.0
+_GONE_LIMIT_S = 900.0
+_NOT_SENT = 7  # curl's code for a connection that never came about
 
 
 @dataclass(frozen=True)
@@ -81,17 +81,17 @@ def launching(attempts: tuple[Step, ...], digest: str, patience_s: float) -> Ask
     launch.account = yield Account(launch.base)
     started: float = yield Now()
     while True:
-        prices = yield from free_now(launch.base)
+        prices = yield from _free_now(launch.base)
         for step in attempts:
-            done = yield from try_offer(launch, step, prices)
+            done = yield from _try_offer(launch, step, prices)
             if done:
-                yield from look_for_twins(launch)
+                yield from _look_for_twins(launch)
                 return launch
         waited = (yield Now()) - started
         if waited >= patience_s:
-            yield from nothing_was_free(launch)
+            yield from _nothing_was_free(launch)
             return launch
-        left = min(CAPACITY_POLL_S, patience_s - waited)
+        left = min(_CAPACITY_POLL_S, patience_s - waited)
         what = ", ".join(dict.fromkeys(step.offer.type for step in attempts if step.offer))
         yield Pause(
             left,
@@ -100,7 +100,7 @@ def launching(attempts: tuple[Step, ...], digest: str, patience_s: float) -> Ask
         )
 
 
-def free_now(base: str) -> Asking[dict[tuple[str, str], float] | None]:
+def _free_now(base: str) -> Asking[dict[tuple[str, str], float] | None]:
     """(type, region) → price, of those that the catalogue offers; None when it cannot be had."""
     try:
         types = yield list_types(base)
@@ -109,7 +109,7 @@ def free_now(base: str) -> Asking[dict[tuple[str, str], float] | None]:
     return {(kind.name, region): kind.usd_per_hour for kind in types for region in kind.regions}
 
 
-def nothing_was_free(launch: Launch) -> Asking[None]:
+def _nothing_was_free(launch: Launch) -> Asking[None]:
     """Where the catalogue ruled out every attempt, say once what that means, and let doctor know."""
     *_, last = launch.result()
     if launch.in_doubt or any(sent.seconds for sent in launch.result()):
@@ -117,10 +117,10 @@ def nothing_was_free(launch: Launch) -> Asking[None]:
     assert last.error is not None and last.step.attempt is not None
     free = TryLater(last.error.message, *TOLD[CAPACITY].hints)
     launch.sent[last.step.attempt] = Sent(last.step, 0.0, free)
-    yield nothing_came(launch, last.step, CAPACITY)
+    yield _nothing_came(launch, last.step, CAPACITY)
 
 
-def try_offer(launch: Launch, step: Step, prices: dict[tuple[str, str], float] | None) -> Asking[bool]:
+def _try_offer(launch: Launch, step: Step, prices: dict[tuple[str, str], float] | None) -> Asking[bool]:
     """Make one attempt, if its offer stands; True when the launch is over, for good or ill."""
     offer, number = step.offer, step.attempt
     assert offer is not None and number is not None
@@ -132,93 +132,95 @@ def try_offer(launch: Launch, step: Step, prices: dict[tuple[str, str], float] |
         dearer = TryLater(f"{offer.type} now costs ${price:.2f}/h, more than the plan said")
         launch.sent[number] = Sent(step, 0.0, dearer)
         return False
-    done: bool = yield from attempt(launch, step, number)
+    done: bool = yield from _attempt(launch, step, number)
     return done
 
 
-def attempt(launch: Launch, step: Step, number: int) -> Asking[bool]:
+def _attempt(launch: Launch, step: Step, number: int) -> Asking[bool]:
     """Send one attempt; after an answer that leaves a doubt, look for our name before it is sent again."""
     assert isinstance(step.action, Request)
     seconds = 0.0
-    for num_sent in range(1, NUM_SENDS + 1):
-        if launch.in_doubt and (yield from found(launch, step, seconds, (0.0,))):
+    for num_sent in range(1, _NUM_SENDS + 1):
+        if launch.in_doubt and (yield from _found(launch, step, seconds, (0.0,))):
             return True
-        yield intent(launch, step)
+        yield _intent(launch, step)
         result: Result = yield Fact(step.action, lambda result: result)
         seconds += result.seconds
         instance_id = launched_id(result) if result.ok else None
         if instance_id:
-            yield launched(launch, step, instance_id)
+            yield _launched(launch, step, instance_id)
             launch.sent[number] = Sent(step, seconds)
             return True
-        error = told(step.action, result) or Unreachable("a launch was answered without an id")
+        error = _told(step.action, result) or Unreachable("a launch was answered without an id")
         launch.sent[number] = Sent(step, seconds, error)
         code = envelope(result).code
         if code in DEFINITE_REFUSALS:
-            yield from came_to_nothing(launch, step, code or "")
+            yield from _came_to_nothing(launch, step, code or "")
             return code not in (CAPACITY, WRONG_REGION)
-        is_last = num_sent == NUM_SENDS or not may_repeat(result)
-        if (yield from found_after(launch, step, seconds, result, is_last)):
+        is_last = num_sent == _NUM_SENDS or not _may_repeat(result)
+        if (yield from _found_after(launch, step, seconds, result, is_last)):
             return True
         if is_last:
             break
         patience = retry_after_s(result)
         yield Pause(2.0**num_sent if patience is None else patience + 0.1, f"{error.message}; asking again")
     if launch.in_doubt:
-        launch.sent[number] = Sent(step, seconds, may_come_up(launch, error))
-    yield from came_to_nothing(launch, step, UNANSWERED)
+        launch.sent[number] = Sent(step, seconds, _may_come_up(launch, error))
+    yield from _came_to_nothing(launch, step, UNANSWERED)
     return True
 
 
-def intent(launch: Launch, step: Step) -> Record:
+def _intent(launch: Launch, step: Step) -> Record:
     """That money may be spent from now on; before each request, since each may be the one that is lost."""
     assert step.offer is not None
     told_of = {"alias": alias_of(launch.name), "digest": launch.digest, "account": launch.account}
     return Record.of("intent", name=launch.name, **told_of, **step.offer.document())
 
 
-def may_repeat(result: Result) -> bool:
+def _may_repeat(result: Result) -> bool:
     """Whether the same request may be answered better in a while, and the cloud does not mind being asked."""
-    if (retry_after_s(result) or 0.0) > LONGEST_PATIENCE_S:
+    if (retry_after_s(result) or 0.0) > _LONGEST_PATIENCE_S:
         return False
     return result.ok or result.status is None or result.status in (409, 429) or result.status >= 500
 
 
-def told(request: Request, result: Result) -> RunnerError | None:
+def _told(request: Request, result: Result) -> RunnerError | None:
     """The error behind an answer; one that puts us off for long is told with its time."""
     patience = retry_after_s(result) or 0.0
-    if result.ok or patience <= LONGEST_PATIENCE_S:
+    if result.ok or patience <= _LONGEST_PATIENCE_S:
         return cloud_error(request, result)
     return TryLater(f"The cloud wants not to be asked again for {patience:.0f} s", STATUS)
 
 
-def found_after(launch: Launch, step: Step, seconds: float, result: Result, is_last: bool) -> Asking[bool]:
+def _found_after(launch: Launch, step: Step, seconds: float, result: Result, is_last: bool) -> Asking[bool]:
     """Look for our name after an answer that was none; True ends the launch.
 
     The list may be late by minutes, so a request is repeated only when its machine can no longer come up.
     """
-    if result.exit_code == NOT_SENT or result.status == 429:
-        found_now: bool = yield from found(launch, step, seconds, (0.0,))
+    if result.exit_code == _NOT_SENT or result.status == 429:
+        found_now: bool = yield from _found(launch, step, seconds, (0.0,))
         return found_now
     launch.in_doubt = True
     yield Record.of("doubt", name=launch.name, why=str(launch.sent[step.attempt or 0].error))
-    found_late: bool = yield from found(launch, step, seconds, LOOK_AGAIN_S if is_last else SETTLE_PAUSES_S)
+    found_late: bool = yield from _found(
+        launch, step, seconds, _LOOK_AGAIN_S if is_last else _SETTLE_PAUSES_S
+    )
     return found_late
 
 
-def came_to_nothing(launch: Launch, step: Step, code: str) -> Asking[None]:
+def _came_to_nothing(launch: Launch, step: Step, code: str) -> Asking[None]:
     """This intent is over, unless an earlier request of the same name may still bear fruit."""
     if not launch.in_doubt:
-        yield nothing_came(launch, step, code)
+        yield _nothing_came(launch, step, code)
 
 
-def nothing_came(launch: Launch, step: Step, code: str) -> Record:
+def _nothing_came(launch: Launch, step: Step, code: str) -> Record:
     """That nothing was rented, and why."""
     assert step.offer is not None
     return Record.of("refused", name=launch.name, type=step.offer.type, code=code)
 
 
-def launched(launch: Launch, step: Step, instance_id: str) -> Record:
+def _launched(launch: Launch, step: Step, instance_id: str) -> Record:
     """The id, on disk at once: a secondary request that fails must not lose it."""
     assert step.offer is not None
     launch.instance_id = instance_id
@@ -226,7 +228,7 @@ def launched(launch: Launch, step: Step, instance_id: str) -> Record:
     return Record.of("launched", id=instance_id, name=launch.name, **told_of, **step.offer.document())
 
 
-def found(launch: Launch, step: Step, seconds: float, pauses: tuple[float, ...]) -> Asking[bool]:
+def _found(launch: Launch, step: Step, seconds: float, pauses: tuple[float, ...]) -> Asking[bool]:
     """Look for our name, after each pause; True ends the launch.
 
     A list that cannot be had ends it too: nothing is sent blindly.
@@ -234,11 +236,11 @@ def found(launch: Launch, step: Step, seconds: float, pauses: tuple[float, ...])
     assert step.attempt is not None
     for number, pause in enumerate(pauses):
         if pause:
-            yield Pause(pause, looking(launch, sum(pauses[number:])))
+            yield Pause(pause, _looking(launch, sum(pauses[number:])))
         try:
-            named = yield from ours_in_list(launch)
+            named = yield from _ours_in_list(launch)
         except RunnerError as error:
-            launch.sent[step.attempt] = Sent(step, seconds, uncertain(launch, error))
+            launch.sent[step.attempt] = Sent(step, seconds, _uncertain(launch, error))
             return True
         if named:
             yield launched_record(named[0], launch.account)
@@ -248,7 +250,7 @@ def found(launch: Launch, step: Step, seconds: float, pauses: tuple[float, ...])
     return False
 
 
-def looking(launch: Launch, left_s: float) -> str:
+def _looking(launch: Launch, left_s: float) -> str:
     """The line of progress while nobody knows whether a machine was rented."""
     return (
         f"no answer to the launch of {launch.name}: it may be running and be billed; looking for it in the "
@@ -256,18 +258,18 @@ def looking(launch: Launch, left_s: float) -> str:
     )
 
 
-def ours_in_list(launch: Launch) -> Asking[list[Rented]]:
+def _ours_in_list(launch: Launch) -> Asking[list[Rented]]:
     """The living machines with our name."""
     instances: tuple[Rented, ...] = yield list_instances(launch.base)
     return [i for i in instances if i.name == launch.name and i.is_alive]
 
 
-def look_for_twins(launch: Launch) -> Asking[None]:
+def _look_for_twins(launch: Launch) -> Asking[None]:
     """After a doubt, whether an earlier request has borne fruit too: both machines are then on record."""
     if not launch.in_doubt or launch.instance_id is None:
         return
     try:
-        named = yield from ours_in_list(launch)
+        named = yield from _ours_in_list(launch)
     except RunnerError:
         return
     for machine in named:
@@ -275,7 +277,7 @@ def look_for_twins(launch: Launch) -> Asking[None]:
             yield launched_record(machine, launch.account)
 
 
-def may_come_up(launch: Launch, error: RunnerError) -> RunnerError:
+def _may_come_up(launch: Launch, error: RunnerError) -> RunnerError:
     """Nobody answered, and the list does not show it so far."""
     return Unreachable(
         f"{launch.name} was asked for, and was not answered for: {error.message}",
@@ -284,7 +286,7 @@ def may_come_up(launch: Launch, error: RunnerError) -> RunnerError:
     )
 
 
-def uncertain(launch: Launch, error: RunnerError) -> RunnerError:
+def _uncertain(launch: Launch, error: RunnerError) -> RunnerError:
     """Nobody knows whether money is being spent."""
     return Unreachable(
         f"{launch.name} was asked for, and the cloud's list cannot be had: {error.message}",
@@ -299,7 +301,7 @@ def uncertain(launch: Launch, error: RunnerError) -> RunnerError:
 def sending(step: Step) -> Asking[Sent]:
     """Carry out a request that is no launch: a key is registered, a machine is ended."""
     assert isinstance(step.action, Request)
-    for suffix, carry_out in CARRIED_OUT.items():
+    for suffix, carry_out in _CARRIED_OUT.items():
         if step.action.url.endswith(suffix):
             sent: Sent = yield from carry_out(step, step.action, step.action.url.removesuffix(suffix))
             return sent
@@ -307,13 +309,13 @@ def sending(step: Step) -> Asking[Sent]:
     return Sent(step, result.seconds, cloud_error(step.action, result))
 
 
-def registering(step: Step, request: Request, base: str) -> Asking[Sent]:
+def _registering(step: Step, request: Request, base: str) -> Asking[Sent]:
     """Make a key known; after a lost answer it is looked for by what it is, not by what it is called."""
     sent = Sent(step, 0.0)
-    for num_sent in range(1, NUM_SENDS + 1):
+    for num_sent in range(1, _NUM_SENDS + 1):
         result: Result = yield Fact(request, lambda result: result)
-        sent = Sent(step, sent.seconds + result.seconds, told(request, result))
-        if sent.error is None or not may_repeat(result):
+        sent = Sent(step, sent.seconds + result.seconds, _told(request, result))
+        if sent.error is None or not _may_repeat(result):
             break
         yield Pause(retry_after_s(result) or 2.0**num_sent, f"{sent.error.message}; asking again")
         try:
@@ -327,7 +329,7 @@ def registering(step: Step, request: Request, base: str) -> Asking[Sent]:
     return sent
 
 
-def ending(step: Step, request: Request, base: str) -> Asking[Sent]:
+def _ending(step: Step, request: Request, base: str) -> Asking[Sent]:
     """End a machine: it has ended when the cloud no longer lists it, whatever it answered.
 
     Ending twice harms nobody, so the request is sent again while the machine is listed as alive. One list
@@ -357,12 +359,12 @@ def ending(step: Step, request: Request, base: str) -> Asking[Sent]:
             return Sent(step, now - started)
         send = state != "terminating" and last is not None and last.exit_code in (69, 75)
         refused = last is not None and state not in ("terminating", "unknown", "not listed") and not send
-        if refused or now - started > GONE_LIMIT_S:
-            return Sent(step, now - started, still_there(wanted, state, last))
+        if refused or now - started > _GONE_LIMIT_S:
+            return Sent(step, now - started, _still_there(wanted, state, last))
         yield Pause(MISS_PAUSE_S, f"the machine is {state}; it is billed until the cloud no longer lists it")
 
 
-def still_there(instance_id: str, state: str, last: RunnerError | None) -> RunnerError:
+def _still_there(instance_id: str, state: str, last: RunnerError | None) -> RunnerError:
     """The machine was not seen to end."""
     said = f": {last.message}" if last else ""
     return Unreachable(
@@ -372,7 +374,7 @@ def still_there(instance_id: str, state: str, last: RunnerError | None) -> Runne
     )
 
 
-CARRIED_OUT: dict[str, Callable[[Step, Request, str], Asking[Sent]]] = {
-    "/ssh-keys": registering,
-    "/instance-operations/terminate": ending,
+_CARRIED_OUT: dict[str, Callable[[Step, Request, str], Asking[Sent]]] = {
+    "/ssh-keys": _registering,
+    "/instance-operations/terminate": _ending,
 }

@@ -30,7 +30,7 @@ from runner.plan.command import identity_of
 from runner.plan.settings import Settings
 
 LEDGER = "ledger.jsonl"
-ABSENT = (ENOENT, ENOTDIR, ENAMETOOLONG)  # of a file: it is not there, and cannot have been
+_ABSENT = (ENOENT, ENOTDIR, ENAMETOOLONG)  # of a file: it is not there, and cannot have been
 UNANSWERED = "unanswered"  # the code of a refusal of which the cloud told none
 SETTLE_S = 300.0  # after this long without a trace in the list, a doubtful launch did not happen
 
@@ -41,7 +41,7 @@ Entry = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class StartedRun:
+class _StartedRun:
     """A run that was to be started on what ssh calls `name`; its folder here, absolute."""
 
     name: str
@@ -68,7 +68,7 @@ class Machine:
     was_listed: bool = False
     asked_at: float = 0.0  # when the cloud was last asked for it, or last left us without an answer
     accounts: frozenset[str] = frozenset()  # of the keys that asked for it or were shown it; empty: unknown
-    runs: tuple["StartedRun", ...] = ()  # since it was asked for, on this or another machine
+    runs: tuple["_StartedRun", ...] = ()  # since it was asked for, on this or another machine
     was_asked_for: bool = False  # by an intent of this ledger, not only known from the cloud's list
 
     @property
@@ -157,7 +157,7 @@ def read_ledger(state: Path) -> Ledger:
     try:
         lines = file.read_bytes().splitlines()
     except OSError as error:
-        if error.errno in ABSENT:
+        if error.errno in _ABSENT:
             return Ledger()
         raise UsageError(
             f"{file} cannot be read: {error.strerror}",
@@ -188,8 +188,8 @@ def fold(entries: Iterable[Entry], num_unreadable: int = 0) -> Ledger:
     machines: dict[str, Machine] = {}  # by name until the id is known, then by id
     refusal: Refusal | None = None
     for entry in entries:
-        FOLDS[entry["event"]](machines, entry)
-        told_by(machines, entry)
+        _FOLDS[entry["event"]](machines, entry)
+        _told_by(machines, entry)
         if entry["event"] == "refused":
             told = (str(entry.get(key) or "unknown") for key in ("name", "type", "code"))
             refusal = Refusal(entry["at"], *told)
@@ -198,7 +198,7 @@ def fold(entries: Iterable[Entry], num_unreadable: int = 0) -> Ledger:
     return Ledger(tuple(machines.values()), num_unreadable, refusal)
 
 
-def told_by(machines: dict[str, Machine], entry: Entry) -> None:
+def _told_by(machines: dict[str, Machine], entry: Entry) -> None:
     """Remember which account an entry is about."""
     account, key = entry.get("account"), entry.get("id") or entry.get("name")
     machine = machines.get(str(key))
@@ -222,7 +222,7 @@ def _intent(machines: dict[str, Machine], entry: Entry) -> None:
     before = machines.get(entry["name"])
     machine = Machine(entry["name"], str(entry.get("alias") or alias_of(entry["name"])), since=entry["at"])
     machine = replace(
-        machine, **described(entry), is_ours=True, was_asked_for=True, digest=entry.get("digest")
+        machine, **_described(entry), is_ours=True, was_asked_for=True, digest=entry.get("digest")
     )
     machine = replace(machine, asked_at=entry["at"])
     if before and before.until is None:  # one of its earlier attempts may have been carried out all the same
@@ -243,7 +243,7 @@ def _launched(machines: dict[str, Machine], entry: Entry) -> None:
         asked_at=entry["at"],
         digest=asked.digest or known.digest,
     )
-    machines[entry["id"]] = replace(machine, **described(entry), state="booting", seen_at=entry["at"])
+    machines[entry["id"]] = replace(machine, **_described(entry), state="booting", seen_at=entry["at"])
 
 
 def _nothing_came(machines: dict[str, Machine], entry: Entry) -> None:
@@ -254,7 +254,7 @@ def _nothing_came(machines: dict[str, Machine], entry: Entry) -> None:
 
 def _run(machines: dict[str, Machine], entry: Entry) -> None:
     """It may be on any of them: by which of its names a machine was called is seen when it matters."""
-    started = StartedRun(entry["name"], str(entry.get("run") or "unknown"))
+    started = _StartedRun(entry["name"], str(entry.get("run") or "unknown"))
     for key, machine in machines.items():
         if machine.is_alive:
             machines[key] = replace(machine, runs=(*machine.runs, started))
@@ -273,7 +273,7 @@ def _seen(machines: dict[str, Machine], entry: Entry) -> None:
     until = (machine.until or entry["at"]) if entry.get("state") == "terminated" else None
     values = {k: entry[k] for k in ("ip", "state") if k in entry}
     machines[entry["id"]] = replace(
-        machine, **described(entry), **values, seen_at=entry["at"], until=until, was_listed=True
+        machine, **_described(entry), **values, seen_at=entry["at"], until=until, was_listed=True
     )
 
 
@@ -283,14 +283,14 @@ def _gone(machines: dict[str, Machine], entry: Entry) -> None:
         machines[entry["id"]] = replace(machine, until=entry["at"], state="terminated", ip=None)
 
 
-def described(entry: Entry) -> Entry:
+def _described(entry: Entry) -> Entry:
     """What an entry says of the machine itself."""
     texts = {k: entry[k] for k in ("type", "region") if isinstance(entry.get(k), str)}
     price = entry.get("usd_per_hour")
     return texts | ({"usd_per_hour": float(price)} if isinstance(price, int | float) and price else {})
 
 
-FOLDS = {
+_FOLDS = {
     "intent": _intent,
     "refused": _nothing_came,
     "run": _run,
@@ -303,13 +303,13 @@ FOLDS = {
 
 
 OWNER = "owner"
-DIGITS = re.compile(r"[0-9a-f]{6}")
-MACHINE_ID = Path("/etc/machine-id")
+_DIGITS = re.compile(r"[0-9a-f]{6}")
+_MACHINE_ID = Path("/etc/machine-id")
 
 
 def owner(settings: Settings) -> str:
     """The kept one; before the first launch the one that it will keep."""
-    return read_owner(settings.paths.state) or new_owner(settings)
+    return read_owner(settings.paths.state) or _new_owner(settings)
 
 
 def read_owner(state: Path) -> str | None:
@@ -318,16 +318,16 @@ def read_owner(state: Path) -> str | None:
     try:
         text = file.read_bytes().decode("ascii", errors="replace").strip()
     except OSError as error:
-        if error.errno in ABSENT:
+        if error.errno in _ABSENT:
             return None
         raise UsageError(
             f"{file} cannot be read: {error.strerror}",
             "It says which of the account's machines are ours; they may be running, and be billed.",
         ) from error
-    return text if DIGITS.fullmatch(text) else None
+    return text if _DIGITS.fullmatch(text) else None
 
 
-def new_owner(settings: Settings) -> str:
+def _new_owner(settings: Settings) -> str:
     """Made of what is random on this computer and the same at the next look.
 
     It cannot be drawn: a plan names the machine, showing one writes no file, and confirming it has to
@@ -336,14 +336,14 @@ def new_owner(settings: Settings) -> str:
     parts = (
         os.uname().nodename.encode(errors="surrogateescape"),
         os.fsencode(settings.paths.state),
-        contents(MACHINE_ID),
+        _contents(_MACHINE_ID),
         str(Path.home().stat().st_ino if Path.home().exists() else 0).encode(),
-        contents(Path(f"{identity_of(settings)}.pub")),
+        _contents(Path(f"{identity_of(settings)}.pub")),
     )
     return sha256(b"\0".join(parts)).hexdigest()[:6]
 
 
-def contents(file: Path) -> bytes:
+def _contents(file: Path) -> bytes:
     """What is in a file; nothing, if it is not there or not ours to read."""
     try:
         return file.read_bytes()

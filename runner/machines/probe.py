@@ -65,7 +65,7 @@ records() {
 # configuration knows (somebody ran the script by hand) come on top. Whoever holds a run's lock is alive,
 # also when its exit code is known, or its token is not there yet. `stamps` are as good as checksums to see
 # that nothing changed.
-HOLDINGS = """\
+_HOLDINGS = """\
 shopt -s nullglob dotglob
 outside() { printf "outside/link/%s\\0" "$1"; }
 hidden() {
@@ -151,7 +151,7 @@ def ask_holdings(
     `only_stamps`: what is there, without the checksums, which may take minutes.
     """
     cases = [
-        f"{quote(f'{research_log}/{phase}')}) {listing(names)};;"
+        f"{quote(f'{research_log}/{phase}')}) {_listing(names)};;"
         for phase, names in sorted((declared or {}).items())
         if names
     ]
@@ -164,30 +164,30 @@ def ask_holdings(
             f"run_state() {{ {STATE}\n}}",
             'declared() { case "$folder" in ' + " ".join(cases) + " esac; }",
             f"log={quote(research_log)}",
-            HOLDINGS,
+            _HOLDINGS,
             "stamps || exit" + ("" if only_stamps else r'; printf "then/\0"; holdings'),
         ]
     )
-    return Fact(over_ssh(Command(body)), read_holdings)
+    return Fact(over_ssh(Command(body)), _read_holdings)
 
 
-def listing(names: tuple[str, ...]) -> str:
+def _listing(names: tuple[str, ...]) -> str:
     """The command that prints these names, each with a NUL behind it."""
     return sh("printf", r"%s\0", *(name.rstrip("/") for name in names)).text
 
 
-def read_holdings(result: Result) -> Holdings | None:
+def _read_holdings(result: Result) -> Holdings | None:
     """The stamps, `then/`, and the same with checksums; the first alone where only they were asked for."""
     if not result.ok:
         return None
     records = list(map(os.fsdecode, result.stdout.split(b"\0")))
     if "then/" not in records:
-        return held_in(records)
+        return _held_in(records)
     at = records.index("then/")
-    return replace(held_in(records[at + 1 :]), stamps=held_in(records[:at]))
+    return replace(_held_in(records[at + 1 :]), stamps=_held_in(records[:at]))
 
 
-def held_in(records: list[str]) -> Holdings:
+def _held_in(records: list[str]) -> Holdings:
     """`run/ended 0/<folder>`, `folder/<folder>` and then `checksum/size/./name` of its files."""
     runs: list[HeldRun] = []
     files: list[HeldFile] = []
@@ -217,7 +217,7 @@ def is_here(file: HeldFile, root: Path) -> bool:
     """Whether the file is here too, byte for byte."""
     path = root / file.path
     if file.size is None:
-        return path.is_symlink() and link_checksum(path) == file.checksum
+        return path.is_symlink() and _link_checksum(path) == file.checksum
     if path.is_symlink() or not path.is_file() or path.stat().st_size != file.size:
         return False
     digest = sha256()
@@ -227,12 +227,12 @@ def is_here(file: HeldFile, root: Path) -> bool:
     return digest.hexdigest() == file.checksum
 
 
-def link_checksum(path: Path) -> str:
+def _link_checksum(path: Path) -> str:
     """Of what a link says and a newline, as `readlink | sha256sum` has it."""
     return sha256(os.fsencode(path.readlink()) + b"\n").hexdigest()
 
 
-CUDA_OK, CUDA_ABSENT, CUDA_BROKEN = 0, 100, 802
+_CUDA_OK, _CUDA_ABSENT, _CUDA_BROKEN = 0, 100, 802
 
 
 @dataclass(frozen=True)
@@ -253,7 +253,7 @@ class Cuda:
     @property
     def works(self) -> bool:
         """Whether programs can compute there."""
-        return self.code == CUDA_OK
+        return self.code == _CUDA_OK
 
 
 @dataclass(frozen=True)
@@ -320,11 +320,11 @@ def known_hosts(settings: Settings) -> Path:
     return settings.paths.state / "known_hosts"
 
 
-def direct_ssh(settings: Settings, machine: Rented) -> Command:
+def _direct_ssh(settings: Settings, machine: Rented) -> Command:
     """`ssh … user@ip` that needs no entry in any configuration; the key of a new host is kept."""
     options = [
         f"HostKeyAlias={host_key_alias(machine.id)}",
-        f"UserKnownHostsFile={config_path(known_hosts(settings))}",
+        f"UserKnownHostsFile={_config_path(known_hosts(settings))}",
         "StrictHostKeyChecking=accept-new",
         "BatchMode=yes",
         "ConnectTimeout=8",
@@ -341,7 +341,7 @@ def direct_ssh(settings: Settings, machine: Rented) -> Command:
     return sh("ssh", *config, *words, *key, "-p", settings.ssh.port, f"{settings.ssh.user}@{machine.ip}")
 
 
-def config_path(path: Path) -> str:
+def _config_path(path: Path) -> str:
     """A path as a value of OpenSSH's configuration: quoted, `%` doubled."""
     return '"' + str(path).replace("%", "%%") + '"'
 
@@ -349,23 +349,23 @@ def config_path(path: Path) -> str:
 def on_machine(settings: Settings, machine: Rented, script: str) -> Command:
     """The script, run by bash there whatever the login shell is."""
     words = sh("bash", "-c", script).text
-    ssh = direct_ssh(settings, machine)
+    ssh = _direct_ssh(settings, machine)
     return sh(*ssh.argv, words)
 
 
 def ask_reach(settings: Settings, machine: Rented) -> Fact[Reach]:
     """Whether a command can be run there."""
-    return Fact(on_machine(settings, machine, "true"), read_reach)
+    return Fact(on_machine(settings, machine, "true"), _read_reach)
 
 
-def read_reach(result: Result) -> Reach:
+def _read_reach(result: Result) -> Reach:
     """The last line of ssh's complaint, for the progress and the diagnosis."""
     said = result.stderr.decode(errors="replace").strip().splitlines()
     return Reach(result.ok, said[-1] if said else f"exit code {result.exit_code}")
 
 
 # torch is not there yet, and a happy nvidia-smi does not prove a working GPU: the driver itself is asked.
-CUDA_PROBE = """python3 -c 'import ctypes
+_CUDA_PROBE = """python3 -c 'import ctypes
 try:
     lib = ctypes.CDLL("libcuda.so.1")
 except OSError as error:
@@ -384,10 +384,10 @@ def is_cuda_wanted(settings: Settings, machine: Rented) -> bool:
 
 def ask_cuda(settings: Settings, machine: Rented) -> Fact[Cuda]:
     """What the CUDA driver says when it is started."""
-    return Fact(on_machine(settings, machine, CUDA_PROBE), read_cuda)
+    return Fact(on_machine(settings, machine, _CUDA_PROBE), _read_cuda)
 
 
-def read_cuda(result: Result) -> Cuda:
+def _read_cuda(result: Result) -> Cuda:
     """`cuda 802` → 802."""
     text = result.stdout.decode(errors="replace")
     match = re.search(r"^cuda (\d+)", text, re.MULTILINE)
@@ -441,7 +441,7 @@ def read_inside(result: Result) -> Inside | None:
     metrics: dict[str, list[str]] = {}
     for key, text in told:
         if key == "run":
-            runs.append(read_run(text))
+            runs.append(_read_run(text))
         elif key == "metrics":
             metrics.setdefault(runs[-1].folder, []).append(text)
     measured = {folder: progress_of(whole_lines(lines)) for folder, lines in metrics.items()}
@@ -449,7 +449,7 @@ def read_inside(result: Result) -> Inside | None:
     return Inside(ups[0], max(gpus, default=None), each, has_drifted=("drift", "yes") in told)
 
 
-def read_run(text: str) -> RemoteRun:
+def _read_run(text: str) -> RemoteRun:
     """`ended:0 312 research-log/phase12/runs/0001-train`."""
     state, _, rest = text.partition(" ")
     seconds, _, folder = rest.partition(" ")

@@ -16,14 +16,14 @@ from runner.plan.plan import Effect, Plan, Step
 from runner.plan.settings import Settings
 from runner.world.world import Asking
 
-BLOCK = re.compile(
+_BLOCK = re.compile(
     rb"^# >>> fractal-runner (?P<alias>\S+)[^\n]*\n(?P<body>(?:(?!# >>> fractal-runner )[^\n]*\n)*?)"
     rb"# <<< fractal-runner (?P=alias) <<<[^\S\n]*(?:\n|\Z)",
     re.MULTILINE,
 )
-ALL_HOSTS = re.compile(rb"^Host \*[^\S\n]*\n\Z", re.MULTILINE)
-SCOPE = re.compile(rb'^[^\S\n]*"?(?:host|match)"?(?:[^\S\n=]|=|$)[^\n]*', re.MULTILINE | re.IGNORECASE)
-EVERY_SCOPE = re.compile(rb"\s*(?:host[\s=]+\*|match[\s=]+all)\s*", re.IGNORECASE)
+_ALL_HOSTS = re.compile(rb"^Host \*[^\S\n]*\n\Z", re.MULTILINE)
+_SCOPE = re.compile(rb'^[^\S\n]*"?(?:host|match)"?(?:[^\S\n=]|=|$)[^\n]*', re.MULTILINE | re.IGNORECASE)
+_EVERY_SCOPE = re.compile(rb"\s*(?:host[\s=]+\*|match[\s=]+all)\s*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -121,17 +121,17 @@ def with_block(old: bytes, block: bytes, alias: str, host_key_alias: str) -> Edi
 
     def is_replaced(match: re.Match[bytes]) -> bool:
         named = match["alias"].decode(errors="surrogateescape") == alias
-        return named or is_for(match, host_key_alias)
+        return named or _is_for(match, host_key_alias)
 
-    return Edit(block, cuts(old, is_replaced))
+    return Edit(block, _cuts(old, is_replaced))
 
 
 def without_block(old: bytes, host_key_alias: str) -> Edit:
     """The machine's blocks gone. A block of the same alias that is for another machine stays."""
-    return Edit(b"", cuts(old, lambda match: is_for(match, host_key_alias)))
+    return Edit(b"", _cuts(old, lambda match: _is_for(match, host_key_alias)))
 
 
-def cuts(old: bytes, is_meant: Callable[[re.Match[bytes]], bool]) -> tuple[tuple[int, int], ...]:
+def _cuts(old: bytes, is_meant: Callable[[re.Match[bytes]], bool]) -> tuple[tuple[int, int], ...]:
     """What to take out for the blocks that are meant to go.
 
     Where the user has put hosts above such a block, and options that are for all hosts stand behind it, its
@@ -139,11 +139,11 @@ def cuts(old: bytes, is_meant: Callable[[re.Match[bytes]], bool]) -> tuple[tuple
     """
     found: list[tuple[int, int]] = []
     kept, at = b"", 0
-    for match in filter(is_meant, BLOCK.finditer(old)):
+    for match in filter(is_meant, _BLOCK.finditer(old)):
         kept += old[at : match.start()]
         at = match.end()
-        star = ALL_HOSTS.search(match["body"])
-        if star and is_of_some(kept) and begins_with_an_option(old[at:]):
+        star = _ALL_HOSTS.search(match["body"])
+        if star and _is_of_some(kept) and _begins_with_an_option(old[at:]):
             kept += star[0]
             body = match.start("body")
             found += [(match.start(), body + star.start()), (body + star.end(), match.end())]
@@ -152,20 +152,20 @@ def cuts(old: bytes, is_meant: Callable[[re.Match[bytes]], bool]) -> tuple[tuple
     return tuple(found)
 
 
-def is_of_some(before: bytes) -> bool:
+def _is_of_some(before: bytes) -> bool:
     """Whether an option behind this text is for some hosts only."""
-    lines = SCOPE.findall(before)
-    return bool(lines) and not EVERY_SCOPE.fullmatch(lines[-1])
+    lines = _SCOPE.findall(before)
+    return bool(lines) and not _EVERY_SCOPE.fullmatch(lines[-1])
 
 
-def begins_with_an_option(after: bytes) -> bool:
+def _begins_with_an_option(after: bytes) -> bool:
     """Whether the first line that says something opens no scope of its own."""
     lines = (line.strip() for line in after.split(b"\n"))
     first = next((line for line in lines if line and not line.startswith(b"#")), b"Host")
-    return not SCOPE.match(first)
+    return not _SCOPE.match(first)
 
 
-def is_for(match: re.Match[bytes], host_key_alias: str) -> bool:
+def _is_for(match: re.Match[bytes], host_key_alias: str) -> bool:
     """Whether a block of ours is for the machine with this host key."""
     line = rb"^\s*HostKeyAlias\s+" + re.escape(host_key_alias.encode()) + rb"\s*$"
     return re.search(line, match["body"], re.MULTILINE) is not None
@@ -173,7 +173,7 @@ def is_for(match: re.Match[bytes], host_key_alias: str) -> bool:
 
 def has_own_host(old: bytes, alias: str) -> bool:
     """Whether the user has a host of this name too, outside of our blocks."""
-    rest = BLOCK.sub(b"", old)
+    rest = _BLOCK.sub(b"", old)
     lines = re.findall(rb"^[ \t]*host[ \t=]+([^\r\n]*)", rest, re.MULTILINE | re.IGNORECASE)
     return any(alias.encode() in line.split() for line in lines)
 
@@ -204,11 +204,11 @@ def cksum(data: bytes) -> str:
     crc, length = 0, len(data)
     tail = length.to_bytes((length.bit_length() + 7) // 8, "little")
     for byte in (*data, *tail):
-        crc = ((crc << 8) & 0xFFFFFFFF) ^ CRC_TABLE[(crc >> 24) ^ byte]
+        crc = ((crc << 8) & 0xFFFFFFFF) ^ _CRC_TABLE[(crc >> 24) ^ byte]
     return f"{crc ^ 0xFFFFFFFF} {length}"
 
 
-def crc_row(index: int) -> int:
+def _crc_row(index: int) -> int:
     """One entry of the table."""
     value = index << 24
     for _ in range(8):
@@ -216,7 +216,7 @@ def crc_row(index: int) -> int:
     return value
 
 
-CRC_TABLE = tuple(map(crc_row, range(256)))
+_CRC_TABLE = tuple(map(_crc_row, range(256)))
 
 
 def setup_ssh(settings: Settings) -> Asking[Plan]:
@@ -231,9 +231,9 @@ def setup_ssh(settings: Settings) -> Asking[Plan]:
     alias = alias_for(settings, machine)
     file = read_ssh_file(settings.ssh.config)
     edit = with_block(
-        file.content or b"", our_block(settings, machine, alias), alias, host_key_alias(machine.id)
+        file.content or b"", _our_block(settings, machine, alias), alias, host_key_alias(machine.id)
     )
-    step = config_step(settings, file, edit, f"ssh {alias} → {settings.ssh.user}@{machine.ip}")
+    step = _config_step(settings, file, edit, f"ssh {alias} → {settings.ssh.user}@{machine.ip}")
     return Plan(
         action="setup-ssh",
         effect=Effect.CHANGE,
@@ -241,20 +241,20 @@ def setup_ssh(settings: Settings) -> Asking[Plan]:
         steps=(step,) if step else (),
         basis=(("machine", machine.id), ("ip", machine.ip)),
         reason=None if step else f"{settings.paths.shown(settings.ssh.config)} says so already",
-        details=(("diff", shown_diff(file, edit)),) if step else (),
-        notes=own_host_note(file, alias),
-        then=connect(settings, alias),
+        details=(("diff", _shown_diff(file, edit)),) if step else (),
+        notes=_own_host_note(file, alias),
+        then=_connect(settings, alias),
     )
 
 
-def connect(settings: Settings, alias: str) -> str:
+def _connect(settings: Settings, alias: str) -> str:
     """The command that opens a shell there."""
     return (
         f"ssh {alias}" if settings.ssh.is_default else f"{sh('ssh', '-F', settings.ssh.config).text} {alias}"
     )
 
 
-def our_block(settings: Settings, machine: Rented, alias: str) -> bytes:
+def _our_block(settings: Settings, machine: Rented, alias: str) -> bytes:
     """The block for this machine; it answers to its alias, its name in the cloud and its id."""
     names = [alias, *(n for n in (machine.name, machine.id) if SSH_ALIAS.fullmatch(n))]
     folders = (settings.paths.state, Path.home() / ".ssh")
@@ -270,7 +270,7 @@ def our_block(settings: Settings, machine: Rented, alias: str) -> bytes:
     )
 
 
-def config_step(settings: Settings, file: SshFile, edit: Edit, reason: str) -> Step | None:
+def _config_step(settings: Settings, file: SshFile, edit: Edit, reason: str) -> Step | None:
     """The step that makes the edit; None when nothing would change. UsageError for a read-only file."""
     if edit.applied(file.content or b"") == (file.content or b""):
         return None
@@ -290,15 +290,15 @@ def removal_step(settings: Settings, machine: Rented) -> Step | None:
     try:
         file = read_ssh_file(settings.ssh.config)
         edit = without_block(file.content or b"", host_key_alias(machine.id))
-        step = config_step(settings, file, edit, f"ssh {alias} no longer leads anywhere")
+        step = _config_step(settings, file, edit, f"ssh {alias} no longer leads anywhere")
     except UsageError:
         return None
     return (
-        replace(step, action=Command(f"({step.command}) || {left(settings, alias).text}")) if step else None
+        replace(step, action=Command(f"({step.command}) || {_left(settings, alias).text}")) if step else None
     )
 
 
-def left(settings: Settings, alias: str) -> Command:
+def _left(settings: Settings, alias: str) -> Command:
     """The machine is gone, whatever becomes of its block: somebody may have written to the file meanwhile."""
     shown = settings.paths.shown(settings.ssh.config)
     return sh(
@@ -308,7 +308,7 @@ def left(settings: Settings, alias: str) -> Command:
     )
 
 
-def shown_diff(file: SshFile, edit: Edit) -> str:
+def _shown_diff(file: SshFile, edit: Edit) -> str:
     """The change as a person reads changes, indented as a plan's detail."""
     old = file.content or b""
     before, after = (t.decode(errors="replace").splitlines() for t in (old, edit.applied(old)))
@@ -316,7 +316,7 @@ def shown_diff(file: SshFile, edit: Edit) -> str:
     return f"{file.path}\n" + "\n".join(f"            {line}" for line in lines)
 
 
-def own_host_note(file: SshFile, alias: str) -> tuple[str, ...]:
+def _own_host_note(file: SshFile, alias: str) -> tuple[str, ...]:
     """That there are two of one name, and which counts."""
     if not has_own_host(file.content or b"", alias):
         return ()

@@ -21,8 +21,8 @@ from runner.plan.next_command import own_line
 from runner.plan.settings import Settings
 from runner.world.world import Asking, Pause, Record
 
-POLL_S = 5.0
-CUDA_PATIENCE_S = 90.0  # the driver may be a little later than sshd; error 802 after that stays
+_POLL_S = 5.0
+_CUDA_PATIENCE_S = 90.0  # the driver may be a little later than sshd; error 802 after that stays
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Waited:
 
 
 @dataclass(frozen=True)
-class Boot:
+class _Boot:
     """How far a machine has come."""
 
     instance: Rented
@@ -66,20 +66,20 @@ class Boot:
 
 def wait(settings: Settings) -> Asking[Waited]:
     """Ask the cloud, then ssh, then CUDA, until all are well, one failed for good, or time is up."""
-    seen = yield from first_sight(settings)
-    started, boot = seen.now, Boot(find(settings, seen))
+    seen = yield from _first_sight(settings)
+    started, boot = seen.now, _Boot(find(settings, seen))
     while True:
-        boot = yield from look_inside(settings, boot, seen.now)
+        boot = yield from _look_inside(settings, boot, seen.now)
         check_alive(settings, boot.instance)
         if boot.reach and boot.reach.answered and (boot.cuda is None or boot.cuda.works):
-            return waited(settings, seen, boot, started)
-        check_cuda(settings, boot, seen.now)
-        check_time(settings, seen, boot, started)
-        yield Pause(POLL_S, progress(settings, seen, boot))
-        seen, boot = yield from look_again(settings, seen, boot)
+            return _waited(settings, seen, boot, started)
+        _check_cuda(settings, boot, seen.now)
+        _check_time(settings, seen, boot, started)
+        yield Pause(_POLL_S, _progress(settings, seen, boot))
+        seen, boot = yield from _look_again(settings, seen, boot)
 
 
-def first_sight(settings: Settings) -> Asking[Seen]:
+def _first_sight(settings: Settings) -> Asking[Seen]:
     """The list, asked for again while a launch of ours may still come up in it."""
     while True:
         seen = yield from look_and_record(settings)
@@ -87,10 +87,10 @@ def first_sight(settings: Settings) -> Asking[Seen]:
         listed = any(m.id in {i.id for i in seen.alive} for m in seen.ledger.ours)
         if not doubtful or listed or settings.machine not in (None, doubtful[0].alias, doubtful[0].name):
             return seen
-        yield Pause(POLL_S, f"{doubtful[0].name} was asked for and is not in the list yet")
+        yield Pause(_POLL_S, f"{doubtful[0].name} was asked for and is not in the list yet")
 
 
-def look_again(settings: Settings, seen: Seen, boot: Boot) -> Asking[tuple[Seen, Boot]]:
+def _look_again(settings: Settings, seen: Seen, boot: _Boot) -> Asking[tuple[Seen, _Boot]]:
     """What the list shows now; a cloud that does not answer is waited for, like everything else."""
     try:
         seen = yield from look_and_record(settings)
@@ -108,7 +108,7 @@ def look_again(settings: Settings, seen: Seen, boot: Boot) -> Asking[tuple[Seen,
     return seen, boot
 
 
-def look_inside(settings: Settings, boot: Boot, now: float) -> Asking[Boot]:
+def _look_inside(settings: Settings, boot: _Boot, now: float) -> Asking[_Boot]:
     """ssh, once there is an address; then CUDA, where there should be one."""
     machine = boot.instance
     if machine.ip is None or machine.status in FAILED:
@@ -141,10 +141,10 @@ def check_alive(settings: Settings, machine: Rented) -> None:
     )
 
 
-def check_cuda(settings: Settings, boot: Boot, now: float) -> None:
+def _check_cuda(settings: Settings, boot: _Boot, now: float) -> None:
     """CheckFailed when the GPU had its time and still does not compute."""
     cuda, machine = boot.cuda, boot.instance
-    patience = CUDA_PATIENCE_S * settings.time_scale
+    patience = _CUDA_PATIENCE_S * settings.time_scale
     if cuda is None or boot.reached_at is None or now - boot.reached_at < patience:
         return
     known = " (system not yet initialized: on such machines it stays so)" if cuda.code == 802 else ""
@@ -157,20 +157,20 @@ def check_cuda(settings: Settings, boot: Boot, now: float) -> None:
     )
 
 
-def check_time(settings: Settings, seen: Seen, boot: Boot, started: float) -> None:
+def _check_time(settings: Settings, seen: Seen, boot: _Boot, started: float) -> None:
     """TryLater when the type's usual time is over."""
     limit = settings.instance.wait_limit_s
     if seen.now - started < limit:
         return
     raise TryLater(
-        f"{progress(settings, seen, boot)}: not usable after {limit / 60:g} min",
+        f"{_progress(settings, seen, boot)}: not usable after {limit / 60:g} min",
         f"It is not gone, and it is billed at ${boot.instance.usd_per_hour:.2f}/h.",
         f"Go on waiting: {own_line(settings, 'wait', machine=boot.instance.name or boot.instance.id)}",
         f"Or end it: {own_line(settings, 'terminate', machine=boot.instance.name or boot.instance.id)}",
     )
 
 
-def progress(settings: Settings, seen: Seen, boot: Boot) -> str:
+def _progress(settings: Settings, seen: Seen, boot: _Boot) -> str:
     """`lambda · booting · 203.0.113.9, ssh does not answer yet · 65 s · $0.02 so far`."""
     machine = boot.instance
     where = machine.ip or "no address yet"
@@ -186,7 +186,7 @@ def progress(settings: Settings, seen: Seen, boot: Boot) -> str:
     return f"{name} · {machine.status} · {where} · {cost}{trouble}"
 
 
-def waited(settings: Settings, seen: Seen, boot: Boot, started: float) -> Waited:
+def _waited(settings: Settings, seen: Seen, boot: _Boot, started: float) -> Waited:
     """The report of success."""
     known = seen.ledger.by_id(boot.instance.id)
     dollars = known.usd_until(seen.now) if known else 0.0
@@ -283,21 +283,21 @@ def status(settings: Settings) -> Asking[Status]:
     seen = yield from look_and_record(settings)
     rows = []
     for instance in seen.alive:
-        row = yield from status_of(settings, seen, instance)
+        row = yield from _status_of(settings, seen, instance)
         rows.append(row)
     filesystems: tuple[Filesystem, ...] = ()
-    warnings = ledger_warnings(settings, seen) + other_key_warnings(settings, seen)
+    warnings = _ledger_warnings(settings, seen) + _other_key_warnings(settings, seen)
     try:
         filesystems = yield list_filesystems(settings.base_url)
     except RunnerError as error:
         warnings += (f"filesystems are not known: {error.message}",)
-    warnings += tuple(drift_warning(row) for row in rows if row.inside and row.inside.has_drifted)
+    warnings += tuple(_drift_warning(row) for row in rows if row.inside and row.inside.has_drifted)
     month = seen.ledger.usd_this_month(seen.now)
     bound = seen.ledger.bound_this_month()
     return Status(tuple(rows), seen.doubtful(), seen.elsewhere(), filesystems, month, bound, warnings)
 
 
-def status_of(settings: Settings, seen: Seen, instance: Rented) -> Asking[InstanceStatus]:
+def _status_of(settings: Settings, seen: Seen, instance: Rented) -> Asking[InstanceStatus]:
     """One row; only machines of ours are asked over ssh."""
     machine = seen.ledger.by_id(instance.id)
     is_ours = bool(machine and machine.is_ours)
@@ -312,7 +312,7 @@ def status_of(settings: Settings, seen: Seen, instance: Rented) -> Asking[Instan
     return InstanceStatus(alias, instance, is_ours, up_s, dollars, inside, bound)
 
 
-def drift_warning(row: InstanceStatus) -> str:
+def _drift_warning(row: InstanceStatus) -> str:
     """That somebody changed the packages there, and who can say which."""
     return (
         f"{row.alias}: the packages of its shared environment are not those that the last setup left; "
@@ -320,7 +320,7 @@ def drift_warning(row: InstanceStatus) -> str:
     )
 
 
-def other_key_warnings(settings: Settings, seen: Seen) -> tuple[str, ...]:
+def _other_key_warnings(settings: Settings, seen: Seen) -> tuple[str, ...]:
     """Of each machine that this key cannot see, what it costs and what to do."""
     return tuple(
         f"{m.name} (${m.usd_per_hour:.2f}/h) was {OTHER_KEY}. {'. '.join(other_key_hints(settings, m))}"
@@ -328,7 +328,7 @@ def other_key_warnings(settings: Settings, seen: Seen) -> tuple[str, ...]:
     )
 
 
-def ledger_warnings(settings: Settings, seen: Seen) -> tuple[str, ...]:
+def _ledger_warnings(settings: Settings, seen: Seen) -> tuple[str, ...]:
     """That the ledger was damaged, and what was done about it."""
     if not seen.ledger.num_unreadable:
         return ()

@@ -27,10 +27,10 @@ from runner.world.world import Asking
 def terminate(settings: Settings) -> Asking[Plan]:
     """One request, refused while anything would be lost; then our block leaves the ssh configuration."""
     seen = yield from look(settings)
-    if (gone := already_gone(settings, seen)) is not None:
-        return nothing_to_end(settings, gone, seen.now)
+    if (gone := _already_gone(settings, seen)) is not None:
+        return _nothing_to_end(settings, gone, seen.now)
     machine = find(settings, seen)
-    held = yield from holdings(settings, machine)
+    held = yield from _holdings(settings, machine)
     loss = loss_of(settings, seen, machine, held)
     removal = removal_step(settings, machine)
     ending = Step(
@@ -51,14 +51,14 @@ def terminate(settings: Settings) -> Asking[Plan]:
         ),
         reason=loss.reason,
         refused=loss.reason is not None,
-        details=details(seen, machine, held, loss),
+        details=_details(seen, machine, held, loss),
         notes=(*notes(settings, machine, loss), *unmatched(settings.discard, held, loss)),
         then=own_line(settings, "status"),
         witness=witness(held.stamps, tuple(run.folder for run in loss.given_up_runs)) if held else (),
     )
 
 
-GIVEN_UP = "given up"  # the state of a run whose end was consented to, whatever it does until then
+_GIVEN_UP = "given up"  # the state of a run whose end was consented to, whatever it does until then
 
 
 def witness(held: Holdings | None, given_up: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
@@ -66,7 +66,7 @@ def witness(held: Holdings | None, given_up: tuple[str, ...]) -> tuple[tuple[str
     kept = (
         row for row in states(held or Holdings()) if not any(is_below(row[0], folder) for folder in given_up)
     )
-    return (*((folder, GIVEN_UP) for folder in given_up), *kept, ("machine", "seen"))
+    return (*((folder, _GIVEN_UP) for folder in given_up), *kept, ("machine", "seen"))
 
 
 def last_look(settings: Settings, plan: Plan) -> Asking[str | None]:
@@ -77,22 +77,22 @@ def last_look(settings: Settings, plan: Plan) -> Asking[str | None]:
         return None
     if not plan.witness:
         return None if UNREACHABLE in settings.discard else why_unseen(settings, seen, machine) or None
-    held = yield from holdings(settings, machine, only_stamps=True)
+    held = yield from _holdings(settings, machine, only_stamps=True)
     if held is None:
         return f"{no_answer(machine)} any more, and did when the plan was made"
-    now = witness(held, tuple(name for name, state in plan.witness if state == GIVEN_UP))
+    now = witness(held, tuple(name for name, state in plan.witness if state == _GIVEN_UP))
     changed = sorted({name for name, _ in set(now) ^ set(plan.witness)})
     return f"on the machine changed meanwhile: {listed(changed)}" if changed else None
 
 
-def holdings(settings: Settings, machine: Rented, only_stamps: bool = False) -> Asking[Holdings | None]:
+def _holdings(settings: Settings, machine: Rented, only_stamps: bool = False) -> Asking[Holdings | None]:
     """What is on it; None when nobody can look, as into a machine without an address."""
     if machine.ip is None:
         return None
     log = settings.paths.research_log.name
-    declared = {name: phase.artifacts for name, phase in declared_phases(settings).items()}
+    declared = {name: phase.artifacts for name, phase in _declared_phases(settings).items()}
     held: Holdings | None = yield ask_holdings(
-        lambda command: over_ssh(settings, machine, command),
+        lambda command: _over_ssh(settings, machine, command),
         settings.remote.root,
         log,
         declared,
@@ -101,12 +101,12 @@ def holdings(settings: Settings, machine: Rented, only_stamps: bool = False) -> 
     return held
 
 
-def over_ssh(settings: Settings, machine: Rented, command: Command) -> Command:
+def _over_ssh(settings: Settings, machine: Rented, command: Command) -> Command:
     """The command on the machine, by its address: it need not have an alias yet."""
     return on_machine(settings, machine, command.text)
 
 
-def declared_phases(settings: Settings) -> dict[str, Declared]:
+def _declared_phases(settings: Settings) -> dict[str, Declared]:
     """Every phase that is configured, by its folder's name."""
     import yaml
 
@@ -125,7 +125,7 @@ def declared_phases(settings: Settings) -> dict[str, Declared]:
     return declared
 
 
-def already_gone(settings: Settings, seen: Seen) -> Machine | None:
+def _already_gone(settings: Settings, seen: Seen) -> Machine | None:
     """The machine that is meant, if the cloud no longer lists it; one that may still come up is not gone."""
     wanted = settings.machine or configured_alias(settings)
     if any(called(i, wanted) for i in seen.alive) or (settings.machine is None and seen.ledger.ours):
@@ -135,7 +135,7 @@ def already_gone(settings: Settings, seen: Seen) -> Machine | None:
     return last if last and last.id and last.name not in {d.name for d in seen.doubtful()} else None
 
 
-def nothing_to_end(settings: Settings, machine: Machine, now: float) -> Plan:
+def _nothing_to_end(settings: Settings, machine: Machine, now: float) -> Plan:
     """Ending twice harms nobody."""
     cost = f"{machine.bound}${machine.usd_until(now):.2f}"
     return Plan(
@@ -149,7 +149,7 @@ def nothing_to_end(settings: Settings, machine: Machine, now: float) -> Plan:
     )
 
 
-def details(seen: Seen, machine: Rented, held: Holdings | None, loss: Loss) -> tuple[tuple[str, str], ...]:
+def _details(seen: Seen, machine: Rented, held: Holdings | None, loss: Loss) -> tuple[tuple[str, str], ...]:
     """What a person weighs before ending a machine."""
     known = seen.ledger.by_id(machine.id)
     rows = [("name", f"{machine.name or '(no name)'} · {machine.id} · {machine.status} in {machine.region}")]
@@ -174,4 +174,4 @@ def notes(settings: Settings, machine: Rented, loss: Loss) -> tuple[str, ...]:
     given_up = (f"will be lost, as discard says: {listed(list(loss.accepted))}",) if loss.accepted else ()
     if loss.reason is None:
         return given_up
-    return (*given_up, *remedies(settings, machine, loss, declared_phases(settings)))
+    return (*given_up, *remedies(settings, machine, loss, _declared_phases(settings)))

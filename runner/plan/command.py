@@ -31,7 +31,7 @@ class HomePath:
 
 
 # A surrogate that does not stand for a byte of a file's name (those are U+DC80 to U+DCFF).
-HALF = re.compile("[\ud800-\udc7f\udd00-\udfff]")
+_HALF = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 Word = str | int | float | PurePath | Var | HomePath
 
@@ -40,7 +40,7 @@ def quote(word: str) -> str:
     """One word for any POSIX shell. UsageError for what cannot be in an argument of a process."""
     if "\0" in word:
         raise UsageError(f"{word!r} holds a NUL character, which no process can be given")
-    if HALF.search(word):
+    if _HALF.search(word):
         raise UsageError(f"{word!r} holds half of a character, which no process can be given")
     return shlex.quote(word)
 
@@ -114,10 +114,10 @@ def sh(*words: Word) -> Command:
 
 
 # A dead link is noticed after 15 s instead of after hours.
-PATIENCE = ("-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=5")
+_PATIENCE = ("-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=5")
 # Processors have instructions for AES-GCM: a log comes home a third faster than by ssh's first choice.
 # The other two are what ssh falls back on anyway.
-CIPHERS = ("-c", "aes128-gcm@openssh.com,chacha20-poly1305@openssh.com,aes256-ctr")
+_CIPHERS = ("-c", "aes128-gcm@openssh.com,chacha20-poly1305@openssh.com,aes256-ctr")
 LONGEST_SOCKET = 90  # of a control socket: the kernel's limit is 108, and ssh adds 17 while it makes one
 
 
@@ -136,7 +136,7 @@ class Route:
     def words(self) -> tuple[str, ...]:
         """`ssh` with its options, without the machine."""
         config = ("-F", str(self.config)) if self.config else ()
-        return ("ssh", *config, *PATIENCE, *CIPHERS, *self._sharing)
+        return ("ssh", *config, *_PATIENCE, *_CIPHERS, *self._sharing)
 
     @property
     def _sharing(self) -> tuple[str, ...]:
@@ -165,7 +165,7 @@ class Route:
         The folder is entered by the shell, so that no path has to survive the ways in which the versions
         of rsync quote. The far path is then `alias:.` (`far`).
         """
-        shell = " ".join(map(rsync_quote, self.words))
+        shell = " ".join(map(_rsync_quote, self.words))
         far = there & Command("rsync")
         return Command(
             f"rsync {' '.join(map(spell, options))} -e {quote(shell)} --rsync-path={quote(far.text)}"
@@ -188,7 +188,7 @@ class Route:
         return f"{quote(self.alias)}:."
 
 
-def rsync_quote(word: str) -> str:
+def _rsync_quote(word: str) -> str:
     """A word of rsync's -e, which knows quotes but no backslash."""
     plain = word.replace("'", "").replace('"', "").replace(" ", "") == word
     return word if plain and word else "'" + word.replace("'", "''") + "'"

@@ -13,13 +13,13 @@ OF_ONE_VERB = (
 )
 
 # Where things are: without these the same verb would look elsewhere.
-PLACES = re.compile(r"--config-dir|\+*(paths|remote|cloud|ssh)\.\w+")
+_PLACES = re.compile(r"--config-dir|\+*(paths|remote|cloud|ssh)\.\w+")
 # What kind of machine it is for, and what it is about. None of this is ever swept.
-MACHINE = re.compile(rf"{PLACES.pattern}|\+*instance(\.\w+)*")
-SUBJECT = re.compile(rf"{MACHINE.pattern}|machine|\+*phase(\.(?!jobs\.)\w+)*")
+MACHINE = re.compile(rf"{_PLACES.pattern}|\+*instance(\.\w+)*")
+_SUBJECT = re.compile(rf"{MACHINE.pattern}|machine|\+*phase(\.(?!jobs\.)\w+)*")
 
 # Our own command line at the end of a text, by somebody who knows no Settings.
-GENERIC = re.compile(r"(?<![\w/])python -m runner(?P<words>( [\w.]+=\S+)*)$")
+_GENERIC = re.compile(r"(?<![\w/])python -m runner(?P<words>( [\w.]+=\S+)*)$")
 
 
 def own_line(settings: Settings, action: str, *more: str, machine: str | None = None) -> str:
@@ -43,7 +43,7 @@ def overview_line(settings: Settings) -> str:
 
 def in_context(settings: Settings, text: str) -> str:
     """The text, whose last words may be a command line of ours by somebody who knew no Settings."""
-    match = GENERIC.search(text)
+    match = _GENERIC.search(text)
     if match is None:
         return text
     words = match["words"].split()
@@ -56,7 +56,7 @@ def line_of(settings: Settings, *words: str) -> str:
     return " ".join([settings.program, *map(shlex.quote, words)])
 
 
-def places(settings: Settings, which: re.Pattern[str] = PLACES) -> list[str]:
+def places(settings: Settings, which: re.Pattern[str] = _PLACES) -> list[str]:
     """What was typed of where things are."""
     return [word for word in settings.typed if which.fullmatch(key_of(word, plus=True))]
 
@@ -65,7 +65,7 @@ def single(typed: Sequence[str]) -> list[str]:
     """What was typed; of a sweep, only what it is about, since a verb is no sweep."""
     if "-m" not in typed:
         return list(typed)
-    return [word for word in typed if SUBJECT.fullmatch(key_of(word, plus=True))]
+    return [word for word in typed if _SUBJECT.fullmatch(key_of(word, plus=True))]
 
 
 def key_of(word: str, plus: bool = False) -> str:

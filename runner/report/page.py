@@ -8,7 +8,7 @@ from urllib.parse import quote as url_quote
 from runner.report.pictures import DARK, LIGHT, Picture, label, pictures, shown, spell, words
 from runner.report.report import MemberReport, Report, margin
 
-STYLE = """
+_STYLE = """
 :root { color-scheme: light dark; --paper: #ffffff; --ink: #1f2328; --faint: #59636e; --line: #d1d9e0;
   --link: #0969da; --good: #1a7f37; --bad: #b42318; }
 @media (prefers-color-scheme: dark) { :root { --paper: #0d1117; --ink: #e6edf3; --faint: #9198a1;
@@ -33,7 +33,7 @@ th:first-child, td:first-child { text-align: left; padding-left: 0; }
 .best td { font-weight: 600; color: var(--good); } .failed { color: var(--bad); }
 """
 
-PAGE = """<!doctype html>
+_PAGE = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -56,32 +56,36 @@ PAGE = """<!doctype html>
 def page(report: Report) -> str:
     """The whole page; it loads nothing from anywhere."""
     title = escape(f"{report.phase} · {report.run}")
-    parts = [summary(report)]
+    parts = [_summary(report)]
     for picture in pictures(report):
-        parts += [f"<h2>{escape(picture.title)}</h2>", embedded(picture), table_behind(report, picture.name)]
+        parts += [
+            f"<h2>{escape(picture.title)}</h2>",
+            _embedded(picture),
+            _table_behind(report, picture.name),
+        ]
     if report.members:
-        parts += ["<h2>All members</h2>", members_table(report)]
-    return PAGE.format(title=title, style=STYLE, body="\n".join(parts))
+        parts += ["<h2>All members</h2>", _members_table(report)]
+    return _PAGE.format(title=title, style=_STYLE, body="\n".join(parts))
 
 
-def summary(report: Report) -> str:
+def _summary(report: Report) -> str:
     """Who won, and what it took."""
-    facts = member_facts(report) if report.members else run_facts(report)
+    facts = _member_facts(report) if report.members else _run_facts(report)
     price = f"{report.machine}, ${report.usd_per_hour:.2f}/h, set-up included"
     facts.append(("cost", f"${report.usd:.2f}|{price}"))
-    cells = "".join(f"<div><dt>{escape(name)}</dt><dd>{fact(text)}</dd></div>" for name, text in facts)
-    log = f'<p class="faint">Log: {link(report.log, report)}</p>' if report.log else ""
+    cells = "".join(f"<div><dt>{escape(name)}</dt><dd>{_fact(text)}</dd></div>" for name, text in facts)
+    log = f'<p class="faint">Log: {_link(report.log, report)}</p>' if report.log else ""
     return f"{log}<dl>{cells}</dl>"
 
 
-def run_facts(report: Report) -> list[tuple[str, str]]:
+def _run_facts(report: Report) -> list[tuple[str, str]]:
     """How a run that is no sweep went."""
     ended = "not yet" if report.job_exit_code is None else f"exit code {report.job_exit_code}"
     took = [("took", f"{report.seconds:.1f} s")] if report.seconds is not None else []
     return [("job", report.job), ("ended", ended), *took]
 
 
-def member_facts(report: Report) -> list[tuple[str, str]]:
+def _member_facts(report: Report) -> list[tuple[str, str]]:
     """The best member, how many there are, where the time went."""
     num_failed = sum(member.state == "failed" for member in report.members)
     done = f"{len(report.finished)} of {len(report.members)}"
@@ -99,13 +103,13 @@ def member_facts(report: Report) -> list[tuple[str, str]]:
     return [*facts, ("loading", loading), ("generating", generating)]
 
 
-def fact(text: str) -> str:
+def _fact(text: str) -> str:
     """A figure, and what qualifies it in small."""
     figure, _, small = text.partition("|")
     return escape(figure) + (f"<small>{escape(small)}</small>" if small else "")
 
 
-def link(path: str, report: Report) -> str:
+def _link(path: str, report: Report) -> str:
     """A link to a file beside the page, relative, so that the folder may move."""
     import os.path
 
@@ -113,37 +117,37 @@ def link(path: str, report: Report) -> str:
     return f'<a href="{escape(url_quote(relative))}">{escape(Path(path).name)}</a>'
 
 
-def embedded(picture: Picture) -> str:
+def _embedded(picture: Picture) -> str:
     """The picture in four forms; the browser takes the one for its width and its theme."""
     forms = [
         ("(max-width: 700px) and (prefers-color-scheme: dark)", picture.draw(DARK, True)),
         ("(max-width: 700px)", picture.draw(LIGHT, True)),
         ("(prefers-color-scheme: dark)", picture.draw(DARK, False)),
     ]
-    sources = "".join(f'<source media="{media}" srcset="{data_url(png)}">' for media, png in forms)
-    image = f'<img alt="{escape(picture.alt)}" src="{data_url(picture.draw(LIGHT, False))}">'
+    sources = "".join(f'<source media="{media}" srcset="{_data_url(png)}">' for media, png in forms)
+    image = f'<img alt="{escape(picture.alt)}" src="{_data_url(picture.draw(LIGHT, False))}">'
     return f"<picture>{sources}{image}</picture>"
 
 
-def data_url(png: bytes) -> str:
+def _data_url(png: bytes) -> str:
     """The file in the page itself."""
     return f"data:image/png;base64,{b64encode(png).decode()}"
 
 
-def table_behind(report: Report, name: str) -> str:
+def _table_behind(report: Report, name: str) -> str:
     """The figures that a picture shows."""
     if name == "curves":
-        return curves_table(report)
+        return _curves_table(report)
     figures = {
         "quality": report.quality,
         "throughput": ("num_samples", "samples_per_second"),
         "time": ("load_seconds", "generation_seconds"),
     }[name]
-    table = figures_table(report, report.finished, figures)
+    table = _figures_table(report, report.finished, figures)
     return f"<details><summary>The figures of this picture</summary>{table}</details>"
 
 
-def curves_table(report: Report) -> str:
+def _curves_table(report: Report) -> str:
     """A row a step, a column a figure."""
     told = {name: dict(points) for name, points in report.curves.items()}
     steps = sorted({step for points in told.values() for step in points})
@@ -158,27 +162,27 @@ def curves_table(report: Report) -> str:
     return f"<details><summary>The figures of this picture</summary>{table}</details>"
 
 
-def members_table(report: Report) -> str:
+def _members_table(report: Report) -> str:
     """Every member, those without figures too, with its file and its error."""
     known = dict.fromkeys(name for member in report.finished for name in member.figures)
     order = ("pass_at_1", "majority_vote", "pass_at_n", "tree_accuracy", "samples_per_second")
-    return figures_table(report, report.members, [n for n in order if n in known] or list(known), True)
+    return _figures_table(report, report.members, [n for n in order if n in known] or list(known), True)
 
 
-def figures_table(
+def _figures_table(
     report: Report, members: tuple[MemberReport, ...], figures: object, with_state: bool = False
 ) -> str:
     """A row a member: what makes it, then its figures."""
     names: list[str] = list(figures)  # type: ignore[call-overload]
     heads = ["member", *report.axes, *map(words, names), *(["state"] if with_state else [])]
     head = "".join(f"<th scope='col'>{escape(name)}</th>" for name in heads)
-    rows = "".join(row(report, member, names, with_state) for member in members)
+    rows = "".join(_row(report, member, names, with_state) for member in members)
     return f"<div class='wide'><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
 
 
-def row(report: Report, member: MemberReport, names: list[str], with_state: bool) -> str:
+def _row(report: Report, member: MemberReport, names: list[str], with_state: bool) -> str:
     """One member; the best one stands out."""
-    number = link(member.log, report) if member.log and with_state else str(member.number)
+    number = _link(member.log, report) if member.log and with_state else str(member.number)
     cells = [number, *(escape(shown(member.values.get(axis))) for axis in report.axes)]
     cells += [spell(member.figures[n]) if n in member.figures else "–" for n in names]
     if with_state:

@@ -15,9 +15,9 @@ from runner.research_log.sweep_results import CONFIGS, SAMPLES, read_configs, re
 from runner.world.world import Asking
 
 # What a sampling job is judged by; another job's own figures stand in where it has none of these.
-QUALITY = ("pass_at_1", "majority_vote", "pass_at_n")
-COSTS = ("samples_per_second", "generation_seconds", "load_seconds", "seconds")
-NO_FIGURES = (*COSTS, "exit_code", "batch_size")
+_QUALITY = ("pass_at_1", "majority_vote", "pass_at_n")
+_COSTS = ("samples_per_second", "generation_seconds", "load_seconds", "seconds")
+_NO_FIGURES = (*_COSTS, "exit_code", "batch_size")
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ class Report:
     @property
     def quality(self) -> tuple[str, ...]:
         """The figures that pictures show: the best known ones, else the first of the job's own."""
-        known = [name for name in QUALITY if any(name in m.figures for m in self.finished)]
-        own = dict.fromkeys(name for m in self.finished for name in m.figures if name not in NO_FIGURES)
+        known = [name for name in _QUALITY if any(name in m.figures for m in self.finished)]
+        own = dict.fromkeys(name for m in self.finished for name in m.figures if name not in _NO_FIGURES)
         return tuple(known or list(own)[:3])
 
     @property
@@ -168,13 +168,13 @@ def report(settings: Settings) -> Asking[Report]:
     yield from ()
     phase = needed_phase(settings)
     folder = settings.paths.research_log / phase.name
-    run = meant_run(folder, settings.run)
+    run = _meant_run(folder, settings.run)
     origin = PurePosixPath(results_of(folder / "runs" / run) or run).name
     job = phase.job(origin.partition("-")[2]) or Job(origin.partition("-")[2], "")
     configs = read_configs(folder / "runs" / origin / CONFIGS, job)
     plan = read_json(folder / "runs" / run / "plan.json") or {}
     result = read_json(folder / "runs" / run / "result.json") or {}
-    members = tuple(member_report(folder / SAMPLES / origin, config, process) for process, config in configs)
+    members = tuple(_member_report(folder / SAMPLES / origin, config, process) for process, config in configs)
     log = folder / "runs" / run / "log"
     return Report(
         phase=phase.name,
@@ -183,21 +183,21 @@ def report(settings: Settings) -> Asking[Report]:
         folder=folder / "runs" / run / "report",
         members=members,
         axes=axes_of([config for _, config in configs]),
-        seconds=run_seconds(result),
+        seconds=_run_seconds(result),
         usd_per_hour=float(plan.get("instance", {}).get("usd_per_hour", 0.0)),
         machine=str(plan.get("instance", {}).get("name", "unknown")),
         log=str(log) if log.exists() else None,
         job_exit_code=result.get("exit_code"),
-        curves={} if configs or run != newest_of(folder, job.name) else read_curves(folder / METRICS),
+        curves={} if configs or run != _newest_of(folder, job.name) else read_curves(folder / METRICS),
     )
 
 
-def newest_of(folder: Path, job: str) -> str | None:
+def _newest_of(folder: Path, job: str) -> str | None:
     """The newest run of a job: the metrics of a phase end with what it measured."""
     return next((name for name in reversed(run_names(folder)) if name.partition("-")[2] == job), None)
 
 
-def meant_run(folder: Path, wanted: str | None) -> str:
+def _meant_run(folder: Path, wanted: str | None) -> str:
     """The run by name or number; without one the newest sweep, else the newest run."""
     names = run_names(folder)
     if wanted is not None:
@@ -210,7 +210,7 @@ def meant_run(folder: Path, wanted: str | None) -> str:
     return (sweeps or names)[-1]
 
 
-def member_report(results: Path, config: SweptJob, process: int) -> MemberReport:
+def _member_report(results: Path, config: SweptJob, process: int) -> MemberReport:
     """What a member left, next to what makes it."""
     told = read_json(results / f"{config.number}.json") or {}
     failed = read_json(results / f"{config.number}.error.json") if not told else None
@@ -235,7 +235,7 @@ def axes_of(configs: Sequence[SweptJob]) -> tuple[str, ...]:
     return tuple(sorted(differing, key=lambda key: typed.index(key) if key in typed else len(typed)))
 
 
-def run_seconds(result: Mapping[str, Any]) -> float | None:
+def _run_seconds(result: Mapping[str, Any]) -> float | None:
     """Seconds of all steps."""
     steps = result.get("steps")
     return round(sum(float(step["seconds"]) for step in steps), 3) if steps else None

@@ -37,18 +37,18 @@ def code_of(root: Path, phase: str, artifacts: tuple[str, ...]) -> Fact[Code]:
         if result.ok:
             listed = [os.fsdecode(name) for name in result.stdout.split(b"\0") if name]
         else:
-            listed = [str(path.relative_to(root)) for path in walk(root / phase)]
-        return code_in(root, phase, sorted(set(listed)), artifacts)
+            listed = [str(path.relative_to(root)) for path in _walk(root / phase)]
+        return _code_in(root, phase, sorted(set(listed)), artifacts)
 
     return Fact(ask, read)
 
 
-def walk(folder: Path) -> list[Path]:
+def _walk(folder: Path) -> list[Path]:
     """All files below a folder, links not followed."""
     return [Path(at, name) for at, _, names in os.walk(folder) for name in names]
 
 
-def code_in(root: Path, phase: str, listed: list[str], artifacts: tuple[str, ...]) -> Code:
+def _code_in(root: Path, phase: str, listed: list[str], artifacts: tuple[str, ...]) -> Code:
     """Size and digest of the listed files that are code and are still there."""
     total, digest, files, submodules = 0, sha256(), [], []
     for name in listed:
@@ -61,13 +61,13 @@ def code_in(root: Path, phase: str, listed: list[str], artifacts: tuple[str, ...
         info = path.lstat()
         if stat.S_ISREG(info.st_mode) or stat.S_ISLNK(info.st_mode):
             executable = bool(info.st_mode & stat.S_IXUSR)
-            digest.update(f"{name!r} {executable} {content_digest(path)}\n".encode())
+            digest.update(f"{name!r} {executable} {_content_digest(path)}\n".encode())
             total += info.st_size
             files.append(name)
     return Code(tuple(files), total, digest.hexdigest()[:12], tuple(submodules))
 
 
-def content_digest(path: Path) -> str:
+def _content_digest(path: Path) -> str:
     """sha256 of a file's content, or of what a link says."""
     if path.is_symlink():
         return sha256(os.fsencode(path.readlink())).hexdigest()

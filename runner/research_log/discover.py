@@ -40,7 +40,7 @@ class Discovery:
             "phases": [
                 {
                     "name": phase.folder.name,
-                    "number": plain_number(phase.folder.number),
+                    "number": _plain_number(phase.folder.number),
                     "state": phase.folder.state.value,
                     "path": str(phase.folder.path),
                     "jobs": list(phase.jobs),
@@ -50,7 +50,7 @@ class Discovery:
         }
 
 
-def plain_number(number: Decimal) -> int | float:
+def _plain_number(number: Decimal) -> int | float:
     """11 rather than 11.0, 2.5 as it is."""
     return int(number) if number == number.to_integral_value() else float(number)
 
@@ -64,16 +64,16 @@ def discover(settings: Settings) -> Asking[Discovery]:
             f"{log}: there is no such folder, so there are no phases",
             "Say where the phases are: paths.research_log=DIR",
         )
-    declared = declared_jobs(settings.paths.conf)
+    declared = _declared_jobs(settings.paths.conf)
     phases = tuple(
         DiscoveredPhase(folder, *declared.get(folder.name, (None, ()))) for folder in phase_folders(log)
     )
     current = phases[-1] if phases else None
     name = current.folder.name if current else None
-    return Discovery(name, what_next(current, settings), phases, broken_files(settings))
+    return Discovery(name, _what_next(current, settings), phases, _broken_files(settings))
 
 
-def declared_jobs(folders: tuple[Path, ...]) -> dict[str, tuple[str, tuple[str, ...]]]:
+def _declared_jobs(folders: tuple[Path, ...]) -> dict[str, tuple[str, tuple[str, ...]]]:
     """Phase folder → (its choice, its jobs), from the YAML files; an unreadable one declares nothing."""
     from runner.config.mistakes import declared
 
@@ -81,7 +81,7 @@ def declared_jobs(folders: tuple[Path, ...]) -> dict[str, tuple[str, tuple[str, 
     return {name: (choice, jobs) for choice, file in files for name, jobs in declared(file)}
 
 
-def broken_files(settings: Settings) -> tuple[str, ...]:
+def _broken_files(settings: Settings) -> tuple[str, ...]:
     """What is wrong with phase files, a line each: their phases have no jobs until it is mended."""
     from runner.config.mistakes import problem_in
 
@@ -90,7 +90,7 @@ def broken_files(settings: Settings) -> tuple[str, ...]:
     return tuple(problem.message for problem in found if problem)
 
 
-def what_next(current: DiscoveredPhase | None, settings: Settings) -> str:
+def _what_next(current: DiscoveredPhase | None, settings: Settings) -> str:
     """The command that the current phase's state asks for."""
     log = settings.paths.shown(settings.paths.research_log)
     if current is None:

@@ -6,7 +6,7 @@ from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 
-PHASE_FOLDER = re.compile(r"phase(\d+(?:\.\d+)?)")
+_PHASE_FOLDER = re.compile(r"phase(\d+(?:\.\d+)?)")
 
 
 class State(StrEnum):
@@ -31,28 +31,28 @@ class PhaseFolder:
 def phase_folders(research_log: Path) -> tuple[PhaseFolder, ...]:
     """All phases, in numeric order; twins (two folders with one number) by name."""
     found = [
-        PhaseFolder(path.name, Decimal(match[1]), path, state_of(path, match[1]))
+        PhaseFolder(path.name, Decimal(match[1]), path, _state_of(path, match[1]))
         for path in research_log.iterdir()
-        if (match := PHASE_FOLDER.match(path.name)) and path.is_dir()
+        if (match := _PHASE_FOLDER.match(path.name)) and path.is_dir()
     ]
     return tuple(sorted(found, key=lambda phase: (phase.number, phase.name)))
 
 
-def state_of(folder: Path, number: str) -> State:
+def _state_of(folder: Path, number: str) -> State:
     """COMPLETE with results, else ACTIVE with traces of a run, else PENDING with a plan, else EMPTY."""
     names = {path.name for path in folder.iterdir()}
     runs = folder / "runs"
     if names & {"RESULTS.md", f"RESULTS_PHASE{number}.md"}:
         return State.COMPLETE
     ran = runs.is_dir() and any(runs.iterdir())
-    if ran or "run.log" in names or any(is_checkpoints(folder / name) for name in names):
+    if ran or "run.log" in names or any(_is_checkpoints(folder / name) for name in names):
         return State.ACTIVE
     if any(name == "PLAN.md" or re.fullmatch(r"PLAN_.*\.md", name) for name in names):
         return State.PENDING
     return State.EMPTY
 
 
-def is_checkpoints(path: Path) -> bool:
+def _is_checkpoints(path: Path) -> bool:
     """Whether this is a folder of checkpoints, by its name."""
     return path.name.startswith("checkpoints") and path.is_dir()
 

@@ -12,7 +12,7 @@ from typing import Any
 from runner.plan.command import quote
 from runner.world.world import Result
 
-RUN_FOLDER = re.compile(r"(\d+)-(.+)")
+_RUN_FOLDER = re.compile(r"(\d+)-(.+)")
 
 
 # ------------------------------------------------------------------------------------ runs
@@ -66,7 +66,7 @@ def run_names(phase_folder: Path) -> tuple[str, ...]:
     if not runs.is_dir():
         return ()
     found = [
-        (int(match[1]), path.name) for path in runs.iterdir() if (match := RUN_FOLDER.fullmatch(path.name))
+        (int(match[1]), path.name) for path in runs.iterdir() if (match := _RUN_FOLDER.fullmatch(path.name))
     ]
     return tuple(name for _, name in sorted(found))
 
@@ -136,13 +136,13 @@ def read_state(result: Result) -> RunStatus:
 
 
 # The head of what is asked of a machine about a run: which is meant, and which plan's.
-NAMED = "run={run}; token={token}"
-TOKEN = re.compile(NAMED.partition("{run}")[2].format(token="([0-9a-f]{12})") + "\n")
+_NAMED = "run={run}; token={token}"
+_TOKEN = re.compile(_NAMED.partition("{run}")[2].format(token="([0-9a-f]{12})") + "\n")
 
 
 def named(run: object, token: str) -> str:
     """`$run` and `$token` for the texts above; `token_in` reads them again."""
-    return NAMED.format(run=quote(str(run)), token=token)
+    return _NAMED.format(run=quote(str(run)), token=token)
 
 
 def token_in(folder: Path) -> str:
@@ -150,13 +150,13 @@ def token_in(folder: Path) -> str:
     try:
         steps = json.loads((folder / "plan.json").read_text())["steps"]
         started = next(step["command"] for step in steps if step["name"] == "start")
-        return match[1] if (match := TOKEN.search(started)) else ""
+        return match[1] if (match := _TOKEN.search(started)) else ""
     except (OSError, ValueError, LookupError, TypeError, StopIteration):
         return ""
 
 
 METRICS = "metrics.jsonl"
-NOT_MEASURED = ("step", "seconds", "seed", "epoch")
+_NOT_MEASURED = ("step", "seconds", "seed", "epoch")
 RATES = ("_per_second", "_per_s", "_per_sec", "/s")  # how the name of a throughput ends
 
 Curves = dict[str, tuple[tuple[float, float], ...]]
@@ -164,12 +164,12 @@ Curves = dict[str, tuple[tuple[float, float], ...]]
 
 def read_curves(path: Path) -> Curves:
     """Every number that the newest training logged at two steps or more, as (step, value) in order."""
-    lines = [line for line in read_lines(path) if is_number(line.get("step"))]
+    lines = [line for line in read_lines(path) if _is_number(line.get("step"))]
     newest = lines[-1].get("training") if lines else None
     found: dict[str, list[tuple[float, float]]] = {}
     for line in lines:
         for name, value in line.items():
-            if line.get("training") == newest and name not in NOT_MEASURED and is_number(value):
+            if line.get("training") == newest and name not in _NOT_MEASURED and _is_number(value):
                 found.setdefault(name, []).append((float(line["step"]), float(value)))
     return {name: tuple(points) for name, points in found.items() if len({x for x, _ in points}) > 1}
 
@@ -195,7 +195,7 @@ def whole_lines(lines: Sequence[str]) -> list[dict[str, Any]]:
     return found
 
 
-def is_number(value: object) -> bool:
+def _is_number(value: object) -> bool:
     """Whether a value has a place on a scale."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -215,33 +215,33 @@ def progress_of(lines: Sequence[dict[str, Any]]) -> Progress | None:
     What tells no throughput itself has that of its steps between the last two lines.
     """
     newest = [line for line in lines if line.get("training") == lines[-1].get("training")]
-    steps = [line for line in newest if is_number(line.get("step")) and line.get("event") != "start"]
+    steps = [line for line in newest if _is_number(line.get("step")) and line.get("event") != "start"]
     if not steps:
         return None
     last: dict[str, float] = {}
     for line in steps:
-        last |= {name: value for name, value in line.items() if is_number(value)}
-    named = [(name, value) for name, value in last.items() if name not in NOT_MEASURED]
+        last |= {name: value for name, value in line.items() if _is_number(value)}
+    named = [(name, value) for name, value in last.items() if name not in _NOT_MEASURED]
     rates = tuple((name, value) for name, value in named if name.endswith(RATES))
     metrics = tuple((name, value) for name, value in named if not name.endswith(RATES))
-    return Progress(last["step"], metrics, rates or steps_per_second(steps))
+    return Progress(last["step"], metrics, rates or _steps_per_second(steps))
 
 
-def steps_per_second(lines: Sequence[dict[str, Any]]) -> tuple[tuple[str, float], ...]:
+def _steps_per_second(lines: Sequence[dict[str, Any]]) -> tuple[tuple[str, float], ...]:
     """Between the last two lines that are some steps and some seconds apart."""
-    timed = [(line["step"], line["seconds"]) for line in lines if is_number(line.get("seconds"))]
+    timed = [(line["step"], line["seconds"]) for line in lines if _is_number(line.get("seconds"))]
     rates = [(b[0] - a[0]) / (b[1] - a[1]) for a, b in pairwise(timed) if b[0] > a[0] and b[1] > a[1]]
     return (("steps_per_second", round(rates[-1], 3)),) if rates else ()
 
 
-TAIL_BYTES = 1 << 16
+_TAIL_BYTES = 1 << 16
 
 
 def tail_of(path: Path) -> str:
     """The end of a text file, a progress bar's redrawn lines as lines; empty where there is none."""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
             return file.read().decode(errors="replace").replace("\r", "\n")
     except OSError:
         return ""

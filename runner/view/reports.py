@@ -12,10 +12,10 @@ def _(report: Doctor, paint: Paint) -> str:
     looked = f" {report.looked_at}" if report.looked_at else ""
     if not report.diagnoses:
         return f"Nothing is wrong{f' with{looked}' if looked else ''}, as far as can be seen."
-    return "\n\n".join(diagnosis_text(diagnosis, paint) for diagnosis in report.diagnoses)
+    return "\n\n".join(_diagnosis_text(diagnosis, paint) for diagnosis in report.diagnoses)
 
 
-def diagnosis_text(diagnosis: Diagnosis, paint: Paint) -> str:
+def _diagnosis_text(diagnosis: Diagnosis, paint: Paint) -> str:
     """What, how it shows, why, and what to type."""
     rows = [("evidence", diagnosis.evidence), ("cause", diagnosis.cause), ("remedy", diagnosis.remedy)]
     lines = [paint(diagnosis.symptom, "red", "bold"), *(f"  {label:<9} {value}" for label, value in rows)]
@@ -30,7 +30,7 @@ def _(report: Report, paint: Paint) -> str:
     lines = [f"{title} · {finished if report.members else ended}", ""]
     lines += [f"  {words(name):<20} {points[-1][1]:.4g} at the end" for name, points in report.curves.items()]
     if report.members:
-        lines += [*table(report, paint), ""]
+        lines += [*_table(report, paint), ""]
     if (best := report.best) and report.judge:
         half = margin(best, report.judge)
         within = f" ± {half:.3f} (95 %)" if half is not None else ""
@@ -45,7 +45,7 @@ def _(report: Report, paint: Paint) -> str:
     return "\n".join([*lines, *([f"  log       {report.log}"] if report.log else [])])
 
 
-def table(report: Report, paint: Paint) -> list[str]:
+def _table(report: Report, paint: Paint) -> list[str]:
     """A row a member, a column for every axis and figure."""
     known = {name for member in report.finished for name in member.figures}
     names = [*report.quality, *(n for n in ("samples_per_second", "generation_seconds") if n in known)]
@@ -55,7 +55,7 @@ def table(report: Report, paint: Paint) -> list[str]:
             str(member.number),
             *(shown(member.values.get(axis)) for axis in report.axes),
             *(f"{member.figures[n]:.3f}" if n in member.figures else "–" for n in names),
-            "← best" if member is report.best else {"finished": ""}.get(member.state, told(member.error)),
+            "← best" if member is report.best else {"finished": ""}.get(member.state, _told(member.error)),
         )
         for member in report.members
     ]
@@ -64,6 +64,6 @@ def table(report: Report, paint: Paint) -> list[str]:
     return [paint(first, "bold"), *rest]
 
 
-def told(error: str | None) -> str:
+def _told(error: str | None) -> str:
     """Why a member has no figures."""
     return "missing" if error is None else f"failed: {error.splitlines()[0][:60]}"

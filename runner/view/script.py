@@ -7,7 +7,7 @@ from runner.errors import Refused
 from runner.plan.command import quote
 from runner.plan.plan import Effect, Plan, Step, run_document, to_json
 
-HEAD = """\
+_HEAD = """\
 #!/usr/bin/env bash
 # Plan {digest}: {title}
 # Does what `confirm={digest}` would do, without the runner. It has no guard: run it once.
@@ -20,13 +20,13 @@ ended() { # NAME CODE: how a step went; the first failure is the script's exit c
 }
 """
 
-STARTED = (
+_STARTED = (
     "{run} was started before, and a script is good once: nothing has run. "
     "For the next run print a new script: the same command line with output=script"
 )
 
 # The document that `confirm=` leaves as result.json. `run` and `log` are JSON already.
-RESULT = (
+_RESULT = (
     '{"format": "runner.result/1", "digest": "%s", "run": %s, "ok": %s, "exit_code": %s, '
     '"steps": [%s], "log": %s, "artifacts": [%s]}\\n'
 )
@@ -40,32 +40,32 @@ def plan_script(plan: Plan) -> str:
             "Run it with confirm=<digest>.",
         )
     title = " ".join(part for part in (plan.action, plan.phase, plan.run) if part)
-    head = HEAD.replace("{digest}", plan.digest).replace("{title}", " ".join(title.split()))
-    lines = [head, *(claim_lines(plan, plan.run_folder) if plan.run_folder and plan.starts_run else ())]
+    head = _HEAD.replace("{digest}", plan.digest).replace("{title}", " ".join(title.split()))
+    lines = [head, *(_claim_lines(plan, plan.run_folder) if plan.run_folder and plan.starts_run else ())]
     lines += [f"trap -- {quote(step.command)} EXIT # {step.name}" for step in plan.steps if step.always]
     for step in (step for step in plan.steps if not step.always):
-        lines += ["", f"# {step.name}", *step_lines(step)]
+        lines += ["", f"# {step.name}", *_step_lines(step)]
     return "\n".join([*lines, "", 'exit "$code"', ""])
 
 
-def claim_lines(plan: Plan, folder: str) -> list[str]:
+def _claim_lines(plan: Plan, folder: str) -> list[str]:
     """Take the run's number, or stop when somebody has it; leave the plan and at the end the result."""
     document = quote(to_json(run_document(plan)))
     return [
         f"mkdir -p {quote(folder.rpartition('/')[0])} || exit",
         f"mkdir {quote(folder)} 2>/dev/null || {{ # else another run of this script, or of this plan, has it",
         f"  [ -d {quote(folder)} ] || {{ mkdir {quote(folder)}; exit 1; }}",
-        f"  echo {quote(STARTED.format(run=plan.run))} >&2; exit 77",
+        f"  echo {quote(_STARTED.format(run=plan.run))} >&2; exit 77",
         "}",
         f"printf '%s\\n' {document} > {quote(folder + '/plan.json')} || exit",
         "result() {",
-        *(f"  {line}" for line in result_lines(plan, folder)),
+        *(f"  {line}" for line in _result_lines(plan, folder)),
         "}",
         "trap result EXIT",
     ]
 
 
-def result_lines(plan: Plan, folder: str) -> list[str]:
+def _result_lines(plan: Plan, folder: str) -> list[str]:
     """The body of the function that writes result.json."""
     log, phase = f"{folder}/log", PurePath(folder).parent.parent
     paths = [str(phase / name) for name in plan.artifacts]
@@ -76,12 +76,12 @@ def result_lines(plan: Plan, folder: str) -> list[str]:
         '[ "$code" != 0 ] || ok=true',
         f"[ ! -e {quote(log)} ] || log={quote(json.dumps(log))}",
         *found,
-        f'printf {quote(RESULT)} {words} "$steps" "$log" "$artifacts" \\',
+        f'printf {quote(_RESULT)} {words} "$steps" "$log" "$artifacts" \\',
         f"  > {quote(f'{folder}/result.json')}",
     ]
 
 
-def step_lines(step: Step) -> list[str]:
+def _step_lines(step: Step) -> list[str]:
     """The step's very command in a shell of its own and without input, as `confirm=` runs it."""
     go_on = "" if step.carries_on else " || exit"
     return ["(", step.command, f") </dev/null; ended {quote(step.name)} $?{go_on}"]

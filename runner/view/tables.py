@@ -10,10 +10,10 @@ from runner.machines.status import InstanceStatus, Status, Waited
 from runner.research_log.runs import RATES
 from runner.view.text import Paint, duration, report_text
 
-OF_NO_USE = ("unhealthy", "preempted")
+_OF_NO_USE = ("unhealthy", "preempted")
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns as wide as what is in them."""
     widths = [max(len(row[k]) for row in (head, *rows)) for k in range(len(head))]
     return [
@@ -30,12 +30,12 @@ def _(report: Available, paint: Paint) -> str:
             ("→ " if kind.name in report.preferred else "  ") + kind.name,
             kind.gpu if kind.num_gpus else "no GPU",
             f"{kind.usd_per_hour:.2f}"
-            + (" over the ceiling" if is_dear(kind.name, kind.usd_per_hour, report) else ""),
+            + (" over the ceiling" if _is_dear(kind.name, kind.usd_per_hour, report) else ""),
             ", ".join(kind.regions) or "-",
         )
         for kind in report.types
     ]
-    first, *rest = table(head, rows)
+    first, *rest = _table(head, rows)
     lines = [paint(first, "bold")]
     lines += [
         line if kind.regions else paint(line, "dim") for line, kind in zip(rest, report.types, strict=True)
@@ -47,7 +47,7 @@ def _(report: Available, paint: Paint) -> str:
     return "\n".join([*lines, "To rent one:", f"  {report.launch}"])
 
 
-def is_dear(name: str, usd_per_hour: float, report: Available) -> bool:
+def _is_dear(name: str, usd_per_hour: float, report: Available) -> bool:
     """Whether a preferred type now costs more than the instance's ceiling."""
     ceiling = report.max_usd_per_hour
     return name in report.preferred and ceiling is not None and usd_per_hour > ceiling
@@ -57,10 +57,10 @@ def is_dear(name: str, usd_per_hour: float, report: Available) -> bool:
 def _(report: Status, paint: Paint) -> str:
     head = ("NAME", "TYPE", "REGION", "IP", "STATE", "$/h", "UP", "$ SO FAR")
     if report.instances:
-        first, *rest = table(head, [status_row(row) for row in report.instances])
+        first, *rest = _table(head, [_status_row(row) for row in report.instances])
         lines = [paint(first, "bold")]
         for line, row in zip(rest, report.instances, strict=True):
-            lines += [line, *doing_lines(row)]
+            lines += [line, *_doing_lines(row)]
     else:
         lines = ["The list shows no machine." if report.doubtful else "No machine is rented."]
     lines += [
@@ -68,7 +68,7 @@ def _(report: Status, paint: Paint) -> str:
         for m in report.doubtful
         if m not in report.elsewhere
     ]
-    lines += [filesystem_line(f.name, f.region, f.bytes_used) for f in report.filesystems]
+    lines += [_filesystem_line(f.name, f.region, f.bytes_used) for f in report.filesystems]
     lines += [paint(f"warning: {warning}", "yellow") for warning in report.warnings]
     total = f"Together ${report.usd_per_hour:.2f}/h, {report.bound}${report.usd_so_far:.2f} so far"
     month = f"our machines this month: {report.bound_this_month}${report.usd_this_month:.2f}"
@@ -83,7 +83,7 @@ def _(report: Waited, paint: Paint) -> str:
     return f"{paint('Ready:', 'green', 'bold')} {ready}. Next:\n  {report.next}"
 
 
-def status_row(row: InstanceStatus) -> tuple[str, ...]:
+def _status_row(row: InstanceStatus) -> tuple[str, ...]:
     """One machine's cells."""
     machine = row.instance
     name = row.alias if row.is_ours else machine.name or machine.id
@@ -99,11 +99,11 @@ def status_row(row: InstanceStatus) -> tuple[str, ...]:
     )
 
 
-def doing(row: InstanceStatus) -> str:
+def _doing(row: InstanceStatus) -> str:
     """`idle for 2 h 3 min, GPU 0 %`, or why nobody knows; of a machine on which nothing runs."""
     if not row.is_ours:
         return "not ours"
-    if row.instance.status in OF_NO_USE:
+    if row.instance.status in _OF_NO_USE:
         return "of no use, and billed: action=terminate"
     if row.inside is None or row.idle_s is None:
         return "does not answer ssh"
@@ -111,41 +111,41 @@ def doing(row: InstanceStatus) -> str:
     return f"idle for {duration(row.idle_s)}{gpu}"
 
 
-def doing_lines(row: InstanceStatus) -> list[str]:
+def _doing_lines(row: InstanceStatus) -> list[str]:
     """Below a machine's row, where a terminal is wide enough for it: its runs, or what it does without."""
     is_running = row.inside is not None and any(run.is_running for run in row.inside.runs)
-    is_of_use = row.instance.status not in OF_NO_USE
-    return run_lines(row) if is_running and is_of_use else [f"  {doing(row)}", *run_lines(row)]
+    is_of_use = row.instance.status not in _OF_NO_USE
+    return _run_lines(row) if is_running and is_of_use else [f"  {_doing(row)}", *_run_lines(row)]
 
 
-def run_lines(row: InstanceStatus) -> list[str]:
+def _run_lines(row: InstanceStatus) -> list[str]:
     """`lambda 0003-train: running, step 200, loss 0.366, 424 samples/s`: what runs, else what ran last."""
     runs = row.inside.runs if row.inside else ()
     alive = [run for run in runs if run.is_running]
     newest = sorted(runs, key=lambda run: run.touched_s_ago)[:1]
-    return [f"  {row.alias} {run.name}: {run_text(run, row)}" for run in alive or newest]
+    return [f"  {row.alias} {run.name}: {_run_text(run, row)}" for run in alive or newest]
 
 
-def run_text(run: RemoteRun, row: InstanceStatus) -> str:
+def _run_text(run: RemoteRun, row: InstanceStatus) -> str:
     """State, last metrics, throughput and the GPU's use."""
     ended = f" with exit code {run.exit_code}" if run.exit_code is not None else ""
     parts = [f"{run.state}{ended}"]
     if run.progress:
         parts.append(f"step {run.progress.step:g}")
         parts += [f"{name} {value:.4g}" for name, value in run.progress.metrics]
-        parts += [f"{value:.4g} {unit(name)}" for name, value in run.progress.throughput]
+        parts += [f"{value:.4g} {_unit(name)}" for name, value in run.progress.throughput]
     if run.is_running and row.inside and row.inside.gpu_percent is not None:
         parts.append(f"GPU {row.inside.gpu_percent} %")
     return ", ".join(parts)
 
 
-def unit(name: str) -> str:
+def _unit(name: str) -> str:
     """`samples_per_second` → `samples/s`."""
     ending = next(rate for rate in RATES if name.endswith(rate))
     return f"{name.removesuffix(ending)}/s"
 
 
-def filesystem_line(name: str, region: str, num_bytes: int | None) -> str:
+def _filesystem_line(name: str, region: str, num_bytes: int | None) -> str:
     """Storage costs too."""
     size = f"{num_bytes / 2**30:.1f} GiB" if num_bytes is not None else "of unknown size"
     return f"filesystem {name} in {region}, {size}: billed until it is deleted"
@@ -153,14 +153,14 @@ def filesystem_line(name: str, region: str, num_bytes: int | None) -> str:
 
 def running_lines(ledger: Ledger, now: float) -> list[str]:
     """What is running and what it costs, as of our last contact with the cloud; nothing: no lines."""
-    lines = [running_line(m, now) for m in ledger.ours]
+    lines = [_running_line(m, now) for m in ledger.ours]
     known = [m for m in ledger.ours if not m.is_doubtful]
     if len(known) > 1:
         lines.append(f"Together: ${sum(m.usd_per_hour for m in known):.2f}/h")
     return lines
 
 
-def running_line(machine: Machine, now: float) -> str:
+def _running_line(machine: Machine, now: float) -> str:
     """`Running: lambda · gpu_1x_a10 · us-west-1 · $1.29/h · up 42 min 3 s, $0.90 so far`."""
     what = f"{machine.alias} · {machine.type} · {machine.region} · ${machine.usd_per_hour:.2f}/h"
     if machine.is_doubtful:

@@ -12,7 +12,7 @@ from runner.plan.settings import Settings
 from runner.research_log.discover import Discovery
 from runner.research_log.phases import State
 
-SGR = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
+_SGR = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
 
 
 class Paint:
@@ -25,19 +25,19 @@ class Paint:
         """`text` in these styles."""
         if not self.colour or not styles:
             return text
-        return f"\033[{';'.join(SGR[style] for style in styles)}m{text}\033[0m"
+        return f"\033[{';'.join(_SGR[style] for style in styles)}m{text}\033[0m"
 
 
-SHOWN = 60  # rows; configs.jsonl and output=json have them all
+_SHOWN = 60  # rows; configs.jsonl and output=json have them all
 
 
-def members_table(plan: Plan, paint: Paint) -> list[str]:
+def _members_table(plan: Plan, paint: Paint) -> list[str]:
     """A row a member, a column for every swept key; empty for a plan that is no sweep."""
     if not plan.members:
         return []
     keys = [override.partition("=")[0] for override in plan.members[0].overrides]
     head = ("member", "process", *keys)
-    rows = [(str(m.number), str(m.process), *values_of(m)) for m in plan.members[:SHOWN]]
+    rows = [(str(m.number), str(m.process), *_values_of(m)) for m in plan.members[:_SHOWN]]
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     lines = [aligned(row, widths) for row in (head, *rows)]
     more = len(plan.members) - len(rows)
@@ -45,12 +45,12 @@ def members_table(plan: Plan, paint: Paint) -> list[str]:
     return ["", paint(lines[0], "bold"), *lines[1:], *rest]
 
 
-def values_of(member: Member) -> list[str]:
+def _values_of(member: Member) -> list[str]:
     """What stands behind the keys, on one line each."""
-    return [one_line(override.partition("=")[2]) for override in member.overrides]
+    return [_one_line(override.partition("=")[2]) for override in member.overrides]
 
 
-def one_line(text: str) -> str:
+def _one_line(text: str) -> str:
     """The text with what would move the cursor written out."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
@@ -60,7 +60,7 @@ def aligned(row: tuple[str, ...], widths: list[int]) -> str:
     return ("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))).rstrip()
 
 
-def members_outcome(result: PlanResult, settings: Settings) -> list[str]:
+def _members_outcome(result: PlanResult, settings: Settings) -> list[str]:
     """How many finished, each that failed with its error and how to run just it, and how to go on."""
     if result.members is None:
         return []
@@ -69,22 +69,22 @@ def members_outcome(result: PlanResult, settings: Settings) -> list[str]:
     lines = [f"  members   {told.num_finished} of {len(plan.members)} finished{failed}"]
     by_number = {member.number: member for member in plan.members}
     for member in told.failed:
-        lines += failed_lines(member, by_number[member.number], settings)
+        lines += _failed_lines(member, by_number[member.number], settings)
     if told.num_finished < len(plan.members):
-        lines.append(f"  missing   {resume_line(result, settings)}")
+        lines.append(f"  missing   {_resume_line(result, settings)}")
     return lines
 
 
-def failed_lines(failed: FailedMember, member: Member, settings: Settings) -> list[str]:
+def _failed_lines(failed: FailedMember, member: Member, settings: Settings) -> list[str]:
     """One member's error, and the command that runs it alone."""
     said = failed.error.strip().splitlines() or [f"exit code {failed.exit_code}"]
     return [
-        f"    {failed.number}  {one_line(' '.join(member.overrides))}: {one_line(said[0][:200])}",
-        f"       alone: {line_of(settings, *alone(member, settings))}",
+        f"    {failed.number}  {_one_line(' '.join(member.overrides))}: {_one_line(said[0][:200])}",
+        f"       alone: {line_of(settings, *_alone(member, settings))}",
     ]
 
 
-def alone(member: Member, settings: Settings) -> list[str]:
+def _alone(member: Member, settings: Settings) -> list[str]:
     """What was typed, with the sweeps replaced by this member's values."""
     own = {override.lstrip("+").partition("=")[0]: override for override in member.overrides}
     words, used = [], set()
@@ -98,7 +98,7 @@ def alone(member: Member, settings: Settings) -> list[str]:
     return [*words, *(override for key, override in own.items() if key not in used)]
 
 
-def resume_line(result: PlanResult, settings: Settings) -> str:
+def _resume_line(result: PlanResult, settings: Settings) -> str:
     """The command that runs what is missing; in a smaller batch when memory was short."""
     swept = {o.lstrip("+").partition("=")[0] for m in result.plan.members for o in m.overrides}
     words = [w for w in settings.typed if w != "-m" and w.lstrip("+").partition("=")[0] not in swept]
@@ -109,24 +109,24 @@ def resume_line(result: PlanResult, settings: Settings) -> str:
     return line_of(settings, *words)
 
 
-MARKS = {Effect.READ: "?", Effect.CHANGE: "~", Effect.PAY: "$", Effect.DESTROY: "-"}
-EFFECT_COLOUR = {Effect.READ: "cyan", Effect.CHANGE: "green", Effect.PAY: "yellow", Effect.DESTROY: "red"}
-STATE_COLOUR = {State.COMPLETE: "green", State.ACTIVE: "yellow", State.PENDING: "cyan", State.EMPTY: "dim"}
+_MARKS = {Effect.READ: "?", Effect.CHANGE: "~", Effect.PAY: "$", Effect.DESTROY: "-"}
+_EFFECT_COLOUR = {Effect.READ: "cyan", Effect.CHANGE: "green", Effect.PAY: "yellow", Effect.DESTROY: "red"}
+_STATE_COLOUR = {State.COMPLETE: "green", State.ACTIVE: "yellow", State.PENDING: "cyan", State.EMPTY: "dim"}
 
 
 def plan_text(plan: Plan, settings: Settings, paint: Paint) -> str:
     """The whole plan; its last lines say how to run it, unless that was said, and how to watch it."""
-    lines = [plan_title(plan, paint), f"  machine   {machine_text(plan)}"]
+    lines = [plan_title(plan, paint), f"  machine   {_machine_text(plan)}"]
     lines += [f"  {label:<9} {value}" for label, value in plan.details]
     lines += [paint(f"  note      {note}", "yellow") for note in plan.notes]
-    lines += members_table(plan, paint)
+    lines += _members_table(plan, paint)
     attempts = [step for step in plan.steps if step.attempt]
     for step in plan.steps:
         if len(attempts) > 1 and step.attempt:
-            lines += ["", *attempts_lines(attempts, paint)] if step.attempt == 1 else []
+            lines += ["", *_attempts_lines(attempts, paint)] if step.attempt == 1 else []
         else:
-            lines += ["", *step_lines(step, paint)]
-    return "\n".join([*lines, "", *closing(plan, settings, paint)])
+            lines += ["", *_step_lines(step, paint)]
+    return "\n".join([*lines, "", *_closing(plan, settings, paint)])
 
 
 def plan_title(plan: Plan, paint: Paint) -> str:
@@ -135,7 +135,7 @@ def plan_title(plan: Plan, paint: Paint) -> str:
     return f"{paint(f'Plan {plan.digest}', 'bold')}   {title}"
 
 
-def machine_text(plan: Plan) -> str:
+def _machine_text(plan: Plan) -> str:
     """`lambda · gpu_1x_a100_sxm4 · $1.99/h`, or that it is this machine."""
     target = plan.target
     if target.provider == "local":
@@ -143,22 +143,22 @@ def machine_text(plan: Plan) -> str:
     return " · ".join(part for part in (target.name, target.type, f"${target.usd_per_hour:.2f}/h") if part)
 
 
-def step_lines(step: Step, paint: Paint) -> list[str]:
+def _step_lines(step: Step, paint: Paint) -> list[str]:
     """A line for what the step is, then the command whole, so that it can be pasted."""
-    mark = paint(MARKS[step.effect], EFFECT_COLOUR[step.effect], "bold")
+    mark = paint(_MARKS[step.effect], _EFFECT_COLOUR[step.effect], "bold")
     return [f"{mark} {paint(f'{step.name:<8}', 'bold')} {step.reason}".rstrip(), f"    {step.command}"]
 
 
-def attempts_lines(attempts: Sequence[Step], paint: Paint) -> list[str]:
+def _attempts_lines(attempts: Sequence[Step], paint: Paint) -> list[str]:
     """A line for each attempt, so that they can be compared, then the command of each, in the same order."""
     first = attempts[0]
-    mark = paint(MARKS[first.effect], EFFECT_COLOUR[first.effect], "bold")
+    mark = paint(_MARKS[first.effect], _EFFECT_COLOUR[first.effect], "bold")
     head = f"{mark} {paint(f'{first.name:<8}', 'bold')} one of these, in this order until one succeeds:"
     rows = [f"    {step.attempt:>2}  {step.reason}" for step in attempts]
     return [head, *rows, *(f"    {step.command}" for step in attempts)]
 
 
-def closing(plan: Plan, settings: Settings, paint: Paint) -> list[str]:
+def _closing(plan: Plan, settings: Settings, paint: Paint) -> list[str]:
     """Why there is nothing to do, or how to do it."""
     if plan.refused:
         return [paint(f"Refused: {plan.reason}", "red"), "Nothing has run."]
@@ -192,7 +192,7 @@ def _(report: Discovery, paint: Paint) -> str:
     wide = max(len("PHASE"), *(len(row[0]) for row in rows))
     lines = [paint(f"  {'PHASE':<{wide}}  {'STATE':<8}  JOBS", "bold")]
     for name, state, jobs, current in rows:
-        shown = paint(f"{state:<8}", STATE_COLOUR[State(state)])
+        shown = paint(f"{state:<8}", _STATE_COLOUR[State(state)])
         lines.append(f"{paint('→', 'bold') if current else ' '} {name:<{wide}}  {shown}  {jobs}")
     return "\n".join([*lines, "", f"Current: {report.current}. Next:", f"  {report.next}"])
 
@@ -208,18 +208,18 @@ def result_text(result: PlanResult, settings: Settings, last_lines: Iterable[byt
         lines = [f"{paint('Done:', 'green', 'bold')} {name} in {duration(seconds)}"]
     else:
         how = "Stopped:" if result.exit_code == 130 else "Failed:"
-        lines = [f"{paint(how, 'red', 'bold')} {name} after {duration(seconds)}: {how_it_ended(result)}"]
-        lines += last_lines_text(last_lines)
-    lines += members_outcome(result, settings)
-    rows = [("log", shown_path(result.log, settings))] if result.log else []
-    rows += cost_rows(result, seconds)
-    mended = diagnosis_rows(result, settings) if result.exit_code not in (0, 130) else []
-    rows += [("artifact", shown_path(path, settings)) for path in result.artifacts]
+        lines = [f"{paint(how, 'red', 'bold')} {name} after {duration(seconds)}: {_how_it_ended(result)}"]
+        lines += _last_lines_text(last_lines)
+    lines += _members_outcome(result, settings)
+    rows = [("log", _shown_path(result.log, settings))] if result.log else []
+    rows += _cost_rows(result, seconds)
+    mended = _diagnosis_rows(result, settings) if result.exit_code not in (0, 130) else []
+    rows += [("artifact", _shown_path(path, settings)) for path in result.artifacts]
     rows += mended or [("next", next_command(result, settings))]
     return "\n".join([*lines, *(f"  {label:<9} {value}" for label, value in rows)])
 
 
-def cost_rows(result: PlanResult, seconds: float) -> list[tuple[str, str]]:
+def _cost_rows(result: PlanResult, seconds: float) -> list[tuple[str, str]]:
     """What a run cost on a machine that is paid for by the hour."""
     usd_per_hour = result.plan.target.usd_per_hour
     if not (result.plan.run_folder and usd_per_hour):
@@ -227,7 +227,7 @@ def cost_rows(result: PlanResult, seconds: float) -> list[tuple[str, str]]:
     return [("cost", f"${usd_per_hour * seconds / 3600:.2f} at ${usd_per_hour:.2f}/h")]
 
 
-def diagnosis_rows(result: PlanResult, settings: Settings) -> list[tuple[str, str]]:
+def _diagnosis_rows(result: PlanResult, settings: Settings) -> list[tuple[str, str]]:
     """What doctor makes of the words of the run, and what mends it; nothing when it is at a loss."""
     from runner.doctor.job_rules import diagnose, evidence_of
 
@@ -253,20 +253,20 @@ def detached_text(result: PlanResult, settings: Settings, paint: Paint) -> str:
     return "\n".join([head, *(f"  {label:<9} {value}" for label, value in rows)])
 
 
-def how_it_ended(result: PlanResult) -> str:
+def _how_it_ended(result: PlanResult) -> str:
     """`the job was killed by SIGKILL, exit code 137`."""
     failed = next((step for step in result.steps if step.exit_code), None)
     if result.exit_code == 130:
         return "stopped by Ctrl-C, exit code 130"
     who = "the job" if result.plan.run and failed and failed.name in ("start", "follow") else "its step"
     step = "" if who == "the job" or failed is None else f" {failed.name}"
-    signal_name = signal_named(result.exit_code)
+    signal_name = _signal_named(result.exit_code)
     if signal_name:
         return f"{who}{step} was killed by {signal_name}, exit code {result.exit_code}"
     return f"{who}{step} ended with exit code {result.exit_code}"
 
 
-def signal_named(exit_code: int) -> str | None:
+def _signal_named(exit_code: int) -> str | None:
     """SIGKILL for 137."""
     try:
         return Signals(exit_code - 128).name if exit_code > 128 else None
@@ -274,7 +274,7 @@ def signal_named(exit_code: int) -> str | None:
         return None
 
 
-def last_lines_text(last_lines: Iterable[bytes]) -> list[str]:
+def _last_lines_text(last_lines: Iterable[bytes]) -> list[str]:
     """The job's last words, indented."""
     shown = [line.decode(errors="replace") for line in last_lines]
     return ["  its last lines:", *(f"    {line}" for line in shown)] if shown else []
@@ -287,7 +287,7 @@ def next_command(result: PlanResult, settings: Settings) -> str:
     return same_line(settings)
 
 
-def shown_path(path: str, settings: Settings) -> str:
+def _shown_path(path: str, settings: Settings) -> str:
     """A path as it would be typed from here."""
     return settings.paths.shown(Path(path))
 

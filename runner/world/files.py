@@ -26,7 +26,7 @@ def claim_run(plan: Plan) -> None:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir()
-        write_atomically(folder / "plan.json", to_json(run_document(plan)) + "\n")
+        _write_atomically(folder / "plan.json", to_json(run_document(plan)) + "\n")
     except FileExistsError as error:
         raise Refused(
             f"Run {plan.run} was started by somebody else since the plan was shown",
@@ -43,18 +43,18 @@ def claim_run(plan: Plan) -> None:
 def record_result(result: PlanResult) -> RunnerError | None:
     """result.json of the run; a full disk here is told, not raised: the job itself is over."""
     folder = result.plan.run_folder
-    if folder is None or not is_over(result, Path(folder)):
+    if folder is None or not _is_over(result, Path(folder)):
         return None
     document = result.document()
     document["digest"] = result.plan.started_by or document["digest"]
     try:
-        write_atomically(Path(folder) / "result.json", to_json(document) + "\n")
+        _write_atomically(Path(folder) / "result.json", to_json(document) + "\n")
     except OSError as error:
         return RunnerError(f"result.json could not be written: {error.strerror}")
     return None
 
 
-def is_over(result: PlanResult, folder: Path) -> bool:
+def _is_over(result: PlanResult, folder: Path) -> bool:
     """Whether this plan saw the end of its run, and nobody told it before.
 
     Of a run that another plan started only the exit code says so: whoever follows it may just have left.
@@ -65,7 +65,7 @@ def is_over(result: PlanResult, folder: Path) -> bool:
     return ended.exists() and not (told.exists() and told.stat().st_mtime >= ended.stat().st_mtime)
 
 
-def write_atomically(path: Path, text: str) -> None:
+def _write_atomically(path: Path, text: str) -> None:
     """The whole file or none of it, also through a crash."""
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
@@ -95,17 +95,17 @@ def append(file: Path, entry: dict[str, Any]) -> None:
     line = json.dumps(entry, ensure_ascii=True).encode() + b"\n"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with locked(file.with_suffix(".lock")):
-            mend(file)
+        with _locked(file.with_suffix(".lock")):
+            _mend(file)
             with file.open("ab") as out:
                 out.write(line)
                 out.flush()
                 os.fsync(out.fileno())
     except OSError as error:
-        raise unwritable(file, error) from error
+        raise _unwritable(file, error) from error
 
 
-def unwritable(file: Path, error: OSError) -> UsageError:
+def _unwritable(file: Path, error: OSError) -> UsageError:
     """What it means that nothing can be remembered."""
     return UsageError(
         f"{file} cannot be written: {error.strerror}",
@@ -114,7 +114,7 @@ def unwritable(file: Path, error: OSError) -> UsageError:
     )
 
 
-def mend(file: Path) -> None:
+def _mend(file: Path) -> None:
     """Give a file whose lines are not all entries a readable successor; the old one stays beside it."""
     if not file.exists():
         return
@@ -134,7 +134,7 @@ def mend(file: Path) -> None:
 
 
 @contextmanager
-def locked(file: Path) -> Iterator[None]:
+def _locked(file: Path) -> Iterator[None]:
     """Alone with the file, for a moment; whoever holds the lock and dies lets go of it."""
     with file.open("a") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -149,7 +149,7 @@ def only_launch(state: Path, name: str) -> Iterator[None]:
         state.mkdir(parents=True, exist_ok=True)
         opened = lock.open("a")
     except OSError as error:
-        raise unwritable(lock, error) from error
+        raise _unwritable(lock, error) from error
     with opened as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -163,11 +163,11 @@ def only_launch(state: Path, name: str) -> Iterator[None]:
                 f"{name} was launched by another runner since this plan was made",
                 "Nothing was rented by this one. Show the plan again; it will have another name.",
             )
-        keep_owner(state, name)
+        _keep_owner(state, name)
         yield
 
 
-def keep_owner(state: Path, name: str) -> None:
+def _keep_owner(state: Path, name: str) -> None:
     """Keep whose the machines of this folder are, since the first one; alone, under the lock of launches."""
     match, kept = OUR_NAME.fullmatch(name), read_owner(state)
     if match is None or match["owner"] == kept:
@@ -178,9 +178,9 @@ def keep_owner(state: Path, name: str) -> None:
             "Nothing was rented. Show the plan again; it will have another name.",
         )
     try:
-        write_atomically(state / OWNER, match["owner"] + "\n")
+        _write_atomically(state / OWNER, match["owner"] + "\n")
     except OSError as error:
-        raise unwritable(state / OWNER, error) from error
+        raise _unwritable(state / OWNER, error) from error
 
 
 def write_page(report: "Report") -> tuple[str, ...]:
@@ -196,15 +196,15 @@ def write_page(report: "Report") -> tuple[str, ...]:
     folder = report.folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        written = [whole(folder / "report.html", page(report).encode())]
+        written = [_whole(folder / "report.html", page(report).encode())]
         for picture in pictures(report):
-            written.append(whole(folder / f"{picture.name}.png", picture.draw(LIGHT, False)))
+            written.append(_whole(folder / f"{picture.name}.png", picture.draw(LIGHT, False)))
     except OSError as error:
         raise UsageError(f"{folder} cannot be written: {error.strerror}") from error
     return tuple(str(path) for path in written)
 
 
-def whole(path: Path, content: bytes) -> Path:
+def _whole(path: Path, content: bytes) -> Path:
     """The file, whole or as it was before."""
     new = path.with_name(f".{path.name}.new")
     new.write_bytes(content)

@@ -14,19 +14,19 @@ from runner.machines.lambda_api import retry_after_s
 from runner.plan.plan import Request
 from runner.world.world import Result
 
-KEY = "LAMBDA_API_KEY"
-USER_AGENT = "fractal-runner"
+_KEY = "LAMBDA_API_KEY"
+_USER_AGENT = "fractal-runner"
 
 # The API's documented limits, kept by ourselves so that nobody has to tell us.
-REQUEST_INTERVAL_S = 1.0
-LAUNCH_INTERVAL_S = 12.0
+_REQUEST_INTERVAL_S = 1.0
+_LAUNCH_INTERVAL_S = 12.0
 
-NUM_TRIES = 6
-LONGEST_WAIT_S = 60.0
-GET_TIMEOUT_S, POST_TIMEOUT_S, LAUNCH_TIMEOUT_S = 30.0, 60.0, 180.0
+_NUM_TRIES = 6
+_LONGEST_WAIT_S = 60.0
+_GET_TIMEOUT_S, _POST_TIMEOUT_S, _LAUNCH_TIMEOUT_S = 30.0, 60.0, 180.0
 
 # A request that nobody answered ends with the exit code that curl would have ended with.
-CURL_CODES: tuple[tuple[type[httpx.HTTPError], int], ...] = (
+_CURL_CODES: tuple[tuple[type[httpx.HTTPError], int], ...] = (
     (httpx.ConnectTimeout, 28),
     (httpx.ConnectError, 7),
     (httpx.TimeoutException, 28),
@@ -34,7 +34,7 @@ CURL_CODES: tuple[tuple[type[httpx.HTTPError], int], ...] = (
     (httpx.NetworkError, 56),
     (httpx.HTTPError, 2),
 )
-HTTP_ERROR = 22
+_HTTP_ERROR = 22
 
 
 class Cloud:
@@ -43,25 +43,25 @@ class Cloud:
     def __init__(self, time_scale: float, pause: Callable[[float, str], None]) -> None:
         self.time_scale = time_scale
         self.pause = pause
-        self.key = api_key()
+        self.key = _api_key()
         self.client = httpx.Client(
-            headers={"User-Agent": USER_AGENT, "Accept": "application/json"}, follow_redirects=False
+            headers={"User-Agent": _USER_AGENT, "Accept": "application/json"}, follow_redirects=False
         )
         self._sent_at: dict[bool, float] = {}
 
     def send(self, request: Request) -> Result:
         """The answer to a request. A GET without a good one is asked again; nothing else ever is."""
         result = self._send_once(request)
-        for num_tried in range(1, NUM_TRIES if request.method == "GET" else 1):
-            if not is_passing(result):
+        for num_tried in range(1, _NUM_TRIES if request.method == "GET" else 1):
+            if not _is_passing(result):
                 break
-            line = f"{why(result)}; asked {num_tried} of {NUM_TRIES} times"
-            self.pause(patience_s(result, num_tried), line)
+            line = f"{_why(result)}; asked {num_tried} of {_NUM_TRIES} times"
+            self.pause(_patience_s(result, num_tried), line)
             result = self._send_once(request)
         return result
 
     def _send_once(self, request: Request) -> Result:
-        self._keep_rate(is_launch(request))
+        self._keep_rate(_is_launch(request))
         started = time.time()
         try:
             answer = self.client.request(
@@ -69,14 +69,14 @@ class Cloud:
                 request.url,
                 content=None if request.json is None else json.dumps(request.json).encode(),
                 headers=self._headers(request),
-                timeout=max(2.0, timeout_s(request) * self.time_scale),
+                timeout=max(2.0, _timeout_s(request) * self.time_scale),
             )
             body, status, code, said = answer.content, answer.status_code, 0, b""
             said = (answer.headers.get("Retry-After") or "").encode()
-            code = 0 if answer.is_success else HTTP_ERROR
+            code = 0 if answer.is_success else _HTTP_ERROR
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             body, status, said = b"", None, f"{type(error).__name__}: {error}".encode()
-            code = next((code for kind, code in CURL_CODES if isinstance(error, kind)), 2)
+            code = next((code for kind, code in _CURL_CODES if isinstance(error, kind)), 2)
         return Result(code, self._hide(body), self._hide(said), started, time.time() - started, status)
 
     def _headers(self, request: Request) -> dict[str, str]:
@@ -86,11 +86,11 @@ class Cloud:
 
     def _hide(self, text: bytes) -> bytes:
         """Whatever echoes the key back at us, it goes no further."""
-        return text.replace(self.key.encode(), b"$" + KEY.encode())
+        return text.replace(self.key.encode(), b"$" + _KEY.encode())
 
     def _keep_rate(self, launch: bool) -> None:
         """Wait until this request is allowed; a launch is a request too."""
-        limits = {False: REQUEST_INTERVAL_S, **({True: LAUNCH_INTERVAL_S} if launch else {})}
+        limits = {False: _REQUEST_INTERVAL_S, **({True: _LAUNCH_INTERVAL_S} if launch else {})}
         now = time.monotonic()
         due = max(self._sent_at.get(kind, -1e9) + s * self.time_scale for kind, s in limits.items())
         if due > now:
@@ -99,53 +99,53 @@ class Cloud:
             self._sent_at[kind] = time.monotonic()
 
 
-def api_key() -> str:
+def _api_key() -> str:
     """The key from the environment; UsageError says what is wrong with it without showing it."""
-    key = os.environ.get(KEY)
+    key = os.environ.get(_KEY)
     if key is None:
-        raise UsageError(f"{KEY} is not set", f"export {KEY}=…  (keys: https://cloud.lambda.ai/api-keys)")
+        raise UsageError(f"{_KEY} is not set", f"export {_KEY}=…  (keys: https://cloud.lambda.ai/api-keys)")
     if not key.strip():
-        raise UsageError(f"{KEY} is set, and empty", f"export {KEY}=…")
+        raise UsageError(f"{_KEY} is set, and empty", f"export {_KEY}=…")
     if not all("!" <= char <= "~" for char in key):
         raise UsageError(
-            f"{KEY} holds a space, a line break or another character that no key has",
-            f"Set it again without: export {KEY}=…",
+            f"{_KEY} holds a space, a line break or another character that no key has",
+            f"Set it again without: export {_KEY}=…",
         )
     return key
 
 
 def fingerprint(base_url: str) -> str:
     """What tells two accounts apart and says nothing of the key."""
-    return sha256(f"{base_url}\0{api_key()}".encode()).hexdigest()[:12]
+    return sha256(f"{base_url}\0{_api_key()}".encode()).hexdigest()[:12]
 
 
-def is_launch(request: Request) -> bool:
+def _is_launch(request: Request) -> bool:
     """Whether the stricter limit holds."""
     return request.method == "POST" and request.url.endswith("/instance-operations/launch")
 
 
-def timeout_s(request: Request) -> float:
+def _timeout_s(request: Request) -> float:
     """How long an answer may take; a launch takes its time."""
     if request.method == "GET":
-        return GET_TIMEOUT_S
-    return LAUNCH_TIMEOUT_S if is_launch(request) else POST_TIMEOUT_S
+        return _GET_TIMEOUT_S
+    return _LAUNCH_TIMEOUT_S if _is_launch(request) else _POST_TIMEOUT_S
 
 
-def is_passing(result: Result) -> bool:
+def _is_passing(result: Result) -> bool:
     """Whether the same question may be answered in a moment."""
     if result.ok:
-        return not is_json(result.stdout)
+        return not _is_json(result.stdout)
     return result.status is None or result.status == 429 or result.status >= 500
 
 
-def why(result: Result) -> str:
+def _why(result: Result) -> str:
     """What a person is told while the same question is asked again."""
     if result.status is None:
         return f"the cloud does not answer ({result.stderr.decode(errors='replace')})"
     return f"the cloud answers HTTP {result.status}" if result.status != 200 else "the cloud answers no JSON"
 
 
-def is_json(text: bytes) -> bool:
+def _is_json(text: bytes) -> bool:
     """Whether this can be read; a proxy's page cannot."""
     try:
         json.loads(text)
@@ -154,12 +154,12 @@ def is_json(text: bytes) -> bool:
     return True
 
 
-def patience_s(result: Result, num_tried: int) -> float:
+def _patience_s(result: Result, num_tried: int) -> float:
     """How long to wait before asking again: as told by header or body, else longer each time.
 
     A header may also hold a date. The jitter keeps two runners from asking in step for ever.
     """
     told = retry_after_s(result)
     if told is not None:
-        return min(LONGEST_WAIT_S, max(told, 0.0) + 0.1)
-    return float(min(LONGEST_WAIT_S, 2 ** (num_tried - 1)) * random.uniform(1.0, 1.25))
+        return min(_LONGEST_WAIT_S, max(told, 0.0) + 0.1)
+    return float(min(_LONGEST_WAIT_S, 2 ** (num_tried - 1)) * random.uniform(1.0, 1.25))

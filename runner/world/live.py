@@ -78,7 +78,7 @@ class Real:
 
         started = self.now()
         log = step.action.log if isinstance(step.action, Command) else None
-        echo = LogEcho(Path(log), screen) if log else None
+        echo = _LogEcho(Path(log), screen) if log else None
         try:
             code, interrupted = run_bash(step.command, screen, bool(echo), step.timeout_s)
         finally:
@@ -166,7 +166,7 @@ class Progress:
         self._fleeting = ""
 
 
-class LogEcho:
+class _LogEcho:
     """Shows what is appended to a log file, from its present end, until stopped; memory stays constant."""
 
     def __init__(self, path: Path, screen: Screen) -> None:
@@ -211,7 +211,7 @@ def observe(transport: Transport, fact: Fact[T]) -> T:
 
 def answer(transport: Transport, asking: Asking[R]) -> R:
     """Drive a verb's questions to its Plan or Report."""
-    return drive(asking, lambda question: reply(transport, question))
+    return drive(asking, lambda question: _reply(transport, question))
 
 
 def drive(asking: Asking[R], reply_to: Callable[[Question], Any]) -> R:
@@ -230,7 +230,7 @@ def drive(asking: Asking[R], reply_to: Callable[[Question], Any]) -> R:
         return result
 
 
-def reply(transport: Transport, question: Question) -> Any:
+def _reply(transport: Transport, question: Question) -> Any:
     """What the world says to one question."""
     if isinstance(question, Fact):
         return observe(transport, question)

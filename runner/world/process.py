@@ -15,16 +15,16 @@ from invoke.runners import Local
 
 from runner.world.screen import Screen
 
-POLITE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_POLITE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
-def interrupts_call(handle: Callable[[], None]) -> Iterator[None]:
+def _interrupts_call(handle: Callable[[], None]) -> Iterator[None]:
     """Inside, each of the signals calls `handle`; one that was ignored before (nohup) stays ignored."""
     if threading.current_thread() is not threading.main_thread():
         yield  # Python delivers signals to the main thread alone
         return
-    caught = {number: signal.getsignal(number) for number in POLITE}
+    caught = {number: signal.getsignal(number) for number in _POLITE}
     for number, before in caught.items():
         if before is not signal.SIG_IGN:
             signal.signal(number, lambda *_: handle())
@@ -35,13 +35,13 @@ def interrupts_call(handle: Callable[[], None]) -> Iterator[None]:
             signal.signal(number, before)
 
 
-BASH = "/bin/bash"
+_BASH = "/bin/bash"
 
 # What each Ctrl-C sends to the job: ask, insist, end.
-ESCALATION = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+_ESCALATION = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 
 
-class Bash(Local):
+class _Bash(Local):
     """invoke's local runner with three habits of its own.
 
     Output is handed to the screen as bytes and not kept: invoke joins all it ever read at each read,
@@ -74,7 +74,7 @@ class Bash(Local):
             process_group=0 if self.has_log else None,
         )
         if self.num_interrupts:  # it came while the process was being made
-            self._signal(ESCALATION[0])
+            self._signal(_ESCALATION[0])
 
     def read_proc_stdout(self, num_bytes: int) -> bytes | None:
         """All of it to the screen; nothing for invoke to keep."""
@@ -92,7 +92,7 @@ class Bash(Local):
 
     def interrupt(self) -> None:
         """Each Ctrl-C is stronger than the one before; a job that ignores the first gets the next in time."""
-        how = ESCALATION[min(self.num_interrupts, len(ESCALATION) - 1)]
+        how = _ESCALATION[min(self.num_interrupts, len(_ESCALATION) - 1)]
         self.num_interrupts += 1
         self._signal(how)
         timer = threading.Timer(10, self._insist)
@@ -126,10 +126,10 @@ def run_bash(text: str, screen: Screen, has_log: bool, timeout_s: float | None) 
     """Run the text; its exit code as a shell tells it (128 + signal), and whether we were interrupted."""
     from invoke.exceptions import CommandTimedOut
 
-    bash = Bash(screen, has_log)
+    bash = _Bash(screen, has_log)
     try:
-        with interrupts_call(bash.interrupt):
-            result = bash.run(text, shell=BASH, hide=True, warn=True, in_stream=False, timeout=timeout_s)
+        with _interrupts_call(bash.interrupt):
+            result = bash.run(text, shell=_BASH, hide=True, warn=True, in_stream=False, timeout=timeout_s)
             while bash.num_interrupts and bash.is_alive():
                 time.sleep(0.02)
         code = result.exited

@@ -4,7 +4,7 @@ import threading
 from collections import deque
 from typing import BinaryIO
 
-KEPT_LINES = 10
+_KEPT_LINES = 10
 
 
 class Screen:
@@ -19,7 +19,7 @@ class Screen:
         self.is_terminal = out.isatty()
         self.is_gone = False  # the terminal was closed, or the reader of the pipe is done: the job goes on
         self._lock = threading.Lock()  # a step's two streams come from two threads
-        self.last_lines: deque[bytes] = deque(maxlen=KEPT_LINES)
+        self.last_lines: deque[bytes] = deque(maxlen=_KEPT_LINES)
         self._partial = b""  # the line that has not ended yet
         self._num_shown = 0  # how much of it is on the screen
         self._previous: bytes | None = None
