@@ -20,9 +20,9 @@ from statistics import median
 from runner.config.compose import conf_folders
 from runner.config.freeze import load
 from runner.config.schema import find_links
-from runner.environment.passes import subject_of
+from runner.environment.passes import preflight_input
 from runner.environment.requirements import cpu_builds
-from runner.environment.trial import Layers
+from runner.environment.trial import PreflightSteps
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 LAYERS = ("resolve", "install", "import")
@@ -49,7 +49,7 @@ def cpu_requirements(phase: str) -> tuple[str, ...]:
     """What the install layer installs here, by the names in the YAML."""
     settings = load([f"phase={phase}", "action=preflight"], CHECKOUT)
     assert settings.phase, phase
-    return Layers(settings, settings.phase, subject_of(settings, settings.phase)).cpu_packages()
+    return PreflightSteps(settings, settings.phase, preflight_input(settings, settings.phase)).cpu_packages()
 
 
 def cache_folder() -> Path:

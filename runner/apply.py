@@ -15,7 +15,7 @@ from runner.world.screen import Screen
 from runner.world.world import Result
 
 if TYPE_CHECKING:
-    from runner.machines.launch_protocol import Sent
+    from runner.machines.launch_protocol import Outcome
 
 
 Tell = Callable[[str], None]
@@ -106,30 +106,30 @@ def _taken(step: Step, transport: Transport, screen: Screen) -> Result:
 
 def _send(step: Step, transport: Transport, tell: Tell) -> list[StepResult]:
     """One request that can be repeated, seen through to its effect."""
-    from runner.machines.launch_protocol import sending  # here: jobs send nothing
+    from runner.machines.launch_protocol import carry_out  # here: jobs send nothing
 
     tell(f"{step.name} …")
-    sent = answer(transport, sending(step))
+    sent = answer(transport, carry_out(step))
     _tell_sent(sent, tell)
     return [StepResult(step.name, sent.exit_code, sent.seconds)]
 
 
 def _send_attempts(plan: Plan, transport: Transport, tell: Tell) -> list[StepResult]:
     """All attempts of a launch, in order, as one affair: one of them at most rents a machine."""
-    from runner.machines.launch_protocol import launching
+    from runner.machines.launch_protocol import launch_any
 
     attempts = tuple(step for step in plan.steps if step.attempt is not None)
     request = attempts[0].action
     assert isinstance(request, Request)
     tell(f"launch {request.json['name']} …")
     with transport.claim(request.json["name"]):
-        launch = answer(transport, launching(attempts, plan.digest, plan.patience_s))
+        launch = answer(transport, launch_any(attempts, plan.digest, plan.wait_for_capacity_s))
     for sent in launch.result():
         _tell_sent(sent, tell)
     return [StepResult(sent.step.name, sent.exit_code, sent.seconds) for sent in launch.result()]
 
 
-def _tell_sent(sent: "Sent", tell: Tell) -> None:
+def _tell_sent(sent: "Outcome", tell: Tell) -> None:
     """How a request went, and what to do about it."""
     where = f" ({sent.step.offer.type} in {sent.step.offer.region})" if sent.step.offer else ""
     if sent.error is None:

@@ -175,9 +175,9 @@ def _run(arguments: list[str]) -> int:
     from runner.machines.ledger import LEDGER
     from runner.plan.next_command import in_context
     from runner.plan.plan import Plan
-    from runner.world.live import Real, answer
+    from runner.world.live import Live, answer
 
-    transport = Real(settings.paths.state / LEDGER, settings.time_scale)
+    transport = Live(settings.paths.state / LEDGER, settings.time_scale)
     try:
         outcome = answer(transport, rules())
         if isinstance(outcome, Plan):
@@ -225,10 +225,10 @@ def _loaded(flags: Any) -> tuple[Any, Any]:
         many = load_sweep(*given)
         return many.settings, lambda: sweep_rules(many.settings, many.members)
     from runner.config.freeze import load
-    from runner.verbs import rules_for
+    from runner.verbs import rule_for
 
     settings = load(*given)
-    return settings, lambda: rules_for(settings)
+    return settings, lambda: rule_for(settings)
 
 
 def _show_report(report: Any, output: str, paint: Any) -> None:

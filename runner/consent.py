@@ -8,7 +8,7 @@ from typing import IO, Any, TextIO
 
 from runner.errors import Refused
 from runner.machines.ledger import read_ledger
-from runner.plan.next_command import in_context, own_line
+from runner.plan.next_command import in_context, spell_next
 from runner.plan.plan import Effect, Plan, plan_document, to_json
 from runner.plan.settings import Settings
 from runner.verbs import verb_named
@@ -66,7 +66,7 @@ def _carry_out(plan: Plan, settings: Settings, transport: Transport, paint: Pain
     if plan.effect is Effect.DESTROY:
         _tell_total(plan, settings)
     verb = verb_named(plan.action)
-    for line in verb.say(settings, result.exit_code) if verb else ():
+    for line in verb.summarize(settings, result.exit_code) if verb else ():
         _say(f"  {line}", sys.stderr)
     return result.exit_code
 
@@ -111,12 +111,12 @@ def _ask_for_name(plan: Plan, settings: Settings) -> None:
 def _check_unchanged(plan: Plan, settings: Settings, transport: Transport) -> None:
     """Refused (77) when something changed while the plan was made: to compare checksums may take minutes."""
     verb = verb_named(plan.action)
-    why = answer(transport, verb.look_again(settings, plan)) if verb else None
+    why = answer(transport, verb.recheck(settings, plan)) if verb else None
     if why:
         raise Refused(
             f"{plan.action} is refused: {why}",
             "Nothing was ended: the machine runs on, and is billed. To see the plan as it is now:",
-            own_line(settings, plan.action, *_discarding(settings)),
+            spell_next(settings, plan.action, *_discarding(settings)),
         )
 
 

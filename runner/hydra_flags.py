@@ -57,7 +57,7 @@ def actions_to_complete(line: str) -> list[str]:
     if not last.startswith("action="):
         return []
     from runner.config.compose import conf_folders
-    from runner.config.mistakes import declared, file_of
+    from runner.config.mistakes import file_of, jobs_of
 
     try:
         flags = parse([word for word in words[1:] if word])
@@ -65,7 +65,7 @@ def actions_to_complete(line: str) -> list[str]:
         return []
     chosen = dict(word.partition("=")[::2] for word in flags.overrides)
     file = file_of("phase", chosen.get("phase", ""), conf_folders(flags.config_dir))
-    jobs = [job for _, names in declared(file) for job in names] if file else []
+    jobs = [job for _, names in jobs_of(file) for job in names] if file else []
     return [
         f"action={name}" for name in (*jobs, *(v.name for v in VERBS)) if f"action={name}".startswith(last)
     ]
@@ -90,14 +90,14 @@ def serve(flags: Flags, arguments: list[str]) -> int:
     if flags.shell_query and (actions := actions_to_complete(os.environ.get("COMP_LINE", ""))):
         print("\n".join(actions) if flags.shell_query == "fish" else " ".join(actions))
         return 0
-    from runner.config.compose import Typed, compose_config, verbatim_in_grammar
+    from runner.config.compose import CommandLine, compose_config, verbatim_in_grammar
     from runner.config.schema import CONF
 
-    typed = Typed.of(list(flags.overrides))
+    typed = CommandLine.of(list(flags.overrides))
     if "--shell-completion" not in arguments and "-sc" not in arguments:
         compose_config(typed, Path.cwd(), flags.config_dir)
     others = [a for a in arguments if a not in flags.overrides]
     # flags last: --info would take an override behind it for its choice
-    sys.argv = [sys.argv[0], *typed.grammar, *verbatim_in_grammar(typed, Path.cwd()), *others]
+    sys.argv = [sys.argv[0], *typed.overrides, *verbatim_in_grammar(typed, Path.cwd()), *others]
     hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(lambda _: None)()
     return 0

@@ -17,37 +17,37 @@ from runner.world.world import Asking
 class Verb:
     """`rules` is `module:function` below runner, imported only when the verb is used.
 
-    So is `words`: a function of the settings and the exit code that reads what the verb's plan left
+    So is `summarized_by`: a function of the settings and the exit code that reads what the verb's plan left
     behind and says, a line each, what that means. `keys` are those of single verbs that it takes.
-    `last_look` asks, right before the plan's first step, why it must not be taken after all.
+    `rechecked_by` asks, right before the plan's first step, why it must not be taken after all.
     """
 
     name: str
     effect: Effect
     summary: str
     rules: str
-    words: str | None = None
+    summarized_by: str | None = None
     keys: tuple[str, ...] = ()
-    last_look: str | None = None
+    rechecked_by: str | None = None
 
     def ask(self, settings: Settings) -> Asking[Any]:
         """The verb's questions for these settings, and then its Plan or Report."""
         rules: Callable[[Settings], Asking[Any]] = _function(self.rules)
         return rules(settings)
 
-    def look_again(self, settings: Settings, plan: Plan) -> Asking[str | None]:
+    def recheck(self, settings: Settings, plan: Plan) -> Asking[str | None]:
         """What has changed since the plan was made and speaks against it; None for most."""
-        if self.last_look is None:
+        if self.rechecked_by is None:
             yield from ()
             return None
-        rules: Callable[[Settings, Plan], Asking[str | None]] = _function(self.last_look)
+        rules: Callable[[Settings, Plan], Asking[str | None]] = _function(self.rechecked_by)
         return (yield from rules(settings, plan))
 
-    def say(self, settings: Settings, exit_code: int) -> tuple[str, ...]:
+    def summarize(self, settings: Settings, exit_code: int) -> tuple[str, ...]:
         """What came of the verb's plan, in words; nothing for most."""
-        if self.words is None:
+        if self.summarized_by is None:
             return ()
-        words: Callable[[Settings, int], tuple[str, ...]] = _function(self.words)
+        words: Callable[[Settings, int], tuple[str, ...]] = _function(self.summarized_by)
         return words(settings, exit_code)
 
 
@@ -68,7 +68,7 @@ VERBS = (
     ),
     Verb(
         *("preflight", _CHANGE, "the phase's packages tried on this machine's CPU, thrown away"),
-        *("environment.preflight:preflight", "environment.preflight:words"),
+        *("environment.preflight:preflight", "environment.preflight:summary"),
     ),
     Verb("available", _READ, "instance types, their price, where they are free", "machines.launch:available"),
     Verb("launch", _PAY, "a new machine under a name of ours", "machines.launch:launch", keys=_OF_LAUNCH),
@@ -105,7 +105,7 @@ VERBS = (
         "the machine gone, after a verified backup",
         "machines.terminate:terminate",
         keys=("discard",),
-        last_look="machines.terminate:last_look",
+        rechecked_by="machines.terminate:recheck",
     ),
 )
 
@@ -115,7 +115,7 @@ def verb_named(name: str) -> Verb | None:
     return next((verb for verb in VERBS if verb.name == name), None)
 
 
-def rules_for(settings: Settings) -> Asking[Any]:
+def rule_for(settings: Settings) -> Asking[Any]:
     """The generator that asks and then plans. UsageError with the near matches for an unknown action."""
     if verb := verb_named(settings.action):
         _check_keys(settings, verb.keys)
@@ -152,7 +152,7 @@ def sweep_rules(settings: Settings, members: Sequence[SweptJob]) -> Asking[Any]:
     return sweep(settings, members)
 
 
-# What works on the machine of the settings, which on `local` no name can change.
+# Verbs that act on the configured instance: with instance=local, machine= would be ignored, so it is refused.
 _ON_MACHINE = ("sync", "setup", "run", "backup")
 
 
@@ -163,7 +163,7 @@ def _check_keys(settings: Settings, taken: tuple[str, ...]) -> None:
         if key in given and key not in taken:
             raise UsageError(
                 f"{given[key]}: action={settings.action} takes no {key}=",
-                f"It belongs to: {', '.join(_takers(key))}. Leave it out, or give another action=.",
+                f"It belongs to: {', '.join(_verbs_taking(key))}. Leave it out, or give another action=.",
             )
     is_on_machine = verb_named(settings.action) is None or settings.action in _ON_MACHINE
     if "machine" in given and settings.instance.is_local and is_on_machine:
@@ -174,7 +174,7 @@ def _check_keys(settings: Settings, taken: tuple[str, ...]) -> None:
         )
 
 
-def _takers(key: str) -> list[str]:
+def _verbs_taking(key: str) -> list[str]:
     """The actions that take a key of single verbs."""
     jobs = ["a job of the phase"] if key in OF_JOB else []
     return [*(f"action={verb.name}" for verb in VERBS if key in verb.keys), *jobs]

@@ -24,14 +24,14 @@ _VERBATIM = re.compile(
 
 
 @dataclass(frozen=True)
-class Typed:
+class CommandLine:
     """A command line taken apart: `grammar` is for Hydra, `verbatim` are (key, text) pairs."""
 
-    grammar: tuple[str, ...]
-    verbatim: tuple[tuple[str, str], ...]
+    overrides: tuple[str, ...]
+    raw: tuple[tuple[str, str], ...]
 
     @staticmethod
-    def of(overrides: list[str]) -> "Typed":
+    def of(overrides: list[str]) -> "CommandLine":
         """Split the overrides; the last of two equal keys counts, as in Hydra."""
         grammar: list[str] = []
         verbatim: dict[str, str] = {}
@@ -40,7 +40,7 @@ class Typed:
                 verbatim[match[1]] = match[2]
             else:
                 grammar.append(override)
-        return Typed(tuple(grammar), tuple(verbatim.items()))
+        return CommandLine(tuple(grammar), tuple(verbatim.items()))
 
 
 def typed_list(text: str) -> list[str]:
@@ -96,21 +96,21 @@ def _escape_interpolation(text: str) -> str:
     return re.sub(r"(\\*)\$\{", lambda m: m[1] * 2 + r"\${", text)
 
 
-def compose_config(typed: Typed, cwd: Path, config_dir: Path | None = None) -> DictConfig:
+def compose_config(typed: CommandLine, cwd: Path, config_dir: Path | None = None) -> DictConfig:
     """The composed configuration, typed values included. UsageError says which override is wrong."""
     folders = conf_folders(config_dir)
-    overrides = parsed(typed.grammar)
+    overrides = parsed(typed.overrides)
     _check_single(overrides)
     _check_choices(typed, folders, cwd)
     extra = [f"hydra.searchpath=[{in_grammar('', str(config_dir))[1:]}]"] if config_dir else []
     try:
         config = composed(overrides, parsed(extra))
     except Exception as error:
-        from runner.config.mistakes import explained
+        from runner.config.mistakes import translate
 
-        raise explained(error, typed.grammar, folders, cwd) from error
+        raise translate(error, typed.overrides, folders, cwd) from error
     _refuse_sections_from_elsewhere(config)
-    for key, text in typed.verbatim:
+    for key, text in typed.raw:
         set_verbatim(config, key, text, cwd)
     return config
 
@@ -192,16 +192,16 @@ def _bare_word(word: str) -> tuple[str, ...]:
     return (f"If this is what to do, type: action={word}", "A value with spaces stands in quotes: 'key=a b'")
 
 
-def _check_choices(typed: Typed, folders: tuple[Path, ...], cwd: Path) -> None:
+def _check_choices(typed: CommandLine, folders: tuple[Path, ...], cwd: Path) -> None:
     """UsageError for a file that a group does not have, with the near matches."""
-    for override in typed.grammar:
+    for override in typed.overrides:
         group, _, choice = override.lstrip("+").partition("=")
         known = group_choices(group, folders) if group in GROUPS else []
         swept = not re.fullmatch(r"[\w.-]*", choice)
         if group in GROUPS and not swept and choice not in known:
             from runner.config.mistakes import unknown_choice
 
-            given = dict(typed.verbatim).get("paths.research_log")
+            given = dict(typed.raw).get("paths.research_log")
             log = absolute(given, cwd) if given else CHECKOUT / "research-log"
             raise unknown_choice(group, choice, known, folders, log)
 
@@ -217,10 +217,10 @@ def _verbatim_values(key: str, text: str, cwd: Path) -> str | list[str] | None:
     return text
 
 
-def verbatim_in_grammar(typed: Typed, cwd: Path) -> list[str]:
+def verbatim_in_grammar(typed: CommandLine, cwd: Path) -> list[str]:
     """The verbatim overrides in Hydra's grammar, for when Hydra itself composes."""
     words = []
-    for key, text in typed.verbatim:
+    for key, text in typed.raw:
         value = _verbatim_values(key, text, cwd)
         if isinstance(value, list):
             words.append(f"{key}=[{','.join(in_grammar('', item)[1:] for item in value)}]")

@@ -20,11 +20,11 @@ def composed(overrides: Sequence[Any], searched: Sequence[Any] = ()) -> DictConf
     """The configuration of these parsed overrides; `searched` is `hydra.searchpath=…`, for more files."""
     if not any(override.is_hydra_override() for override in overrides):
         with suppress(Exception):  # a mistake, or an inside of Hydra's that another 1.3.x has otherwise
-            return without_hydra(overrides, searched)
-    return whole([override.input_line for override in (*overrides, *searched)])
+            return compose_fast(overrides, searched)
+    return compose_by_hydra([override.input_line for override in (*overrides, *searched)])
 
 
-def whole(words: Sequence[str]) -> DictConfig:
+def compose_by_hydra(words: Sequence[str]) -> DictConfig:
     """By Hydra's public API."""
     from hydra import compose, initialize_config_dir
 
@@ -32,7 +32,7 @@ def whole(words: Sequence[str]) -> DictConfig:
         return compose("config", list(words))
 
 
-def without_hydra(overrides: Sequence[Any], searched: Sequence[Any]) -> DictConfig:
+def compose_fast(overrides: Sequence[Any], searched: Sequence[Any]) -> DictConfig:
     """As ConfigLoaderImpl.load_configuration of Hydra 1.3 does it, but for its own section."""
     from hydra import version
     from hydra._internal.config_loader_impl import ConfigLoaderImpl

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from runner.config.compose import Typed, absolute, compose_config, conf_folders
+from runner.config.compose import CommandLine, absolute, compose_config, conf_folders
 from runner.config.schema import CHECKOUT, CONF, GROUPS, SHARED_VENV, refuse_mismatch
 from runner.errors import UsageError, choices
 from runner.plan.plan import DIGEST
@@ -29,7 +29,7 @@ from runner.plan.settings import (
     Source,
     Ssh,
     Value,
-    spelled,
+    script_text,
 )
 
 
@@ -115,7 +115,7 @@ def _environment(key: str, name: str, value: Any) -> str | None:
         raise UsageError(f"{key}: {name!r} cannot be the name of an environment variable")
     if isinstance(value, list | dict):
         raise UsageError(f"{key}: a string, a number, true, false or null is wanted")
-    return None if value is None else spelled(value)
+    return None if value is None else script_text(value)
 
 
 def _at_least_one(key: str, number: int | None) -> int | None:
@@ -135,7 +135,7 @@ def load(
     arguments: list[str], cwd: Path, config_dir: Path | None = None, program: str = "python -m runner"
 ) -> Settings:
     """From the overrides of one command line to Settings. `program` is how the runner is called."""
-    config = compose_config(Typed.of(arguments), cwd, config_dir)
+    config = compose_config(CommandLine.of(arguments), cwd, config_dir)
     added = (f"--config-dir={config_dir}",) if config_dir else ()
     return replace(
         settings(config, cwd, conf_folders(config_dir), (*arguments, *added)),

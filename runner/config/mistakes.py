@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from runner.config.fast_compose import whole
+from runner.config.fast_compose import compose_by_hydra
 from runner.config.schema import (
     CHECKOUT,
     GROUPS,
@@ -31,7 +31,7 @@ _ENTRY = re.compile(r"(?P<override>override\s+)?(?P<slash>/?)(?P<group>[\w/]+)")
 _NO_KEYS = ("bool", "null", "int", "float")  # what YAML makes of `yes:`, `null:` and `1:`
 
 
-class _Wrong(Exception):
+class _YamlMistake(Exception):
     """A mistake and where it is; becomes a UsageError that names the file."""
 
     def __init__(self, line: int, message: str, *hints: str) -> None:
@@ -50,7 +50,7 @@ def problem_in(file: Path, group: str, folders: tuple[Path, ...], cwd: Path) -> 
     shown = file.relative_to(cwd) if file.is_relative_to(cwd) else file
     try:
         _check(_text_of(file), group, folders)
-    except _Wrong as wrong:
+    except _YamlMistake as wrong:
         return UsageError(f"{shown}:{wrong.line}: {wrong.message}", *wrong.hints)
     except RecursionError:
         return UsageError(f"{shown}:1: an alias (*name) stands inside of what it names")
@@ -62,7 +62,7 @@ def _text_of(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise _Wrong(1, f"the file cannot be read: {error}") from error
+        raise _YamlMistake(1, f"the file cannot be read: {error}") from error
 
 
 def _check(text: str, group: str, folders: tuple[Path, ...]) -> None:
@@ -72,11 +72,11 @@ def _check(text: str, group: str, folders: tuple[Path, ...]) -> None:
     if group == "phase" and not is_global:
         raise _no_header(text)
     if root is not None and not isinstance(root, yaml.MappingNode):
-        raise _Wrong(_line_of(root), "a mapping is wanted: key: value, a line each")
+        raise _YamlMistake(_line_of(root), "a mapping is wanted: key: value, a line each")
     if root is not None:
         _check_node(root, RunnerConf if is_global else type_at(group), "", folders)
-    if group == "phase" and _child(_child(root, "phase"), "name") is None:
-        raise _Wrong(1, "phase.name is missing: the folder in the research log")
+    if group == "phase" and _node_at(_node_at(root, "phase"), "name") is None:
+        raise _YamlMistake(1, "phase.name is missing: the folder in the research log")
 
 
 def _root_of(text: str) -> Any:
@@ -86,9 +86,9 @@ def _root_of(text: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = min(mark.line + 1, len(text.splitlines())) if mark else 1
-        raise _Wrong(line, f"this is no YAML: {error.problem}") from error
+        raise _YamlMistake(line, f"this is no YAML: {error.problem}") from error
     except yaml.YAMLError as error:
-        raise _Wrong(1, f"this is no YAML: {error}") from error
+        raise _YamlMistake(1, f"this is no YAML: {error}") from error
 
 
 def _says_global(text: str) -> bool:
@@ -97,16 +97,16 @@ def _says_global(text: str) -> bool:
     return bool(re.fullmatch(r"#\s*@package\s+_global_", first))
 
 
-def _no_header(text: str) -> _Wrong:
+def _no_header(text: str) -> _YamlMistake:
     """Why the file of a phase is not read as one, and what to do."""
     if text.startswith("\ufeff"):
-        return _Wrong(
+        return _YamlMistake(
             1, "the file begins with a byte order mark, which hides its first line: save it without"
         )
     why = "Without it Hydra would put all of this below phase., as phase.phase."
     if any(_says_global(line) for line in text.splitlines()):
-        return _Wrong(1, f"{_HEADER} must be the very first line; move it to the top", why)
-    return _Wrong(1, f"the first line of a phase's file must be: {_HEADER}", why)
+        return _YamlMistake(1, f"{_HEADER} must be the very first line; move it to the top", why)
+    return _YamlMistake(1, f"the first line of a phase's file must be: {_HEADER}", why)
 
 
 def _check_node(node: yaml.MappingNode, kind: Any, key: str, folders: tuple[Path, ...]) -> None:
@@ -115,7 +115,7 @@ def _check_node(node: yaml.MappingNode, kind: Any, key: str, folders: tuple[Path
     for name_node, value in node.value:
         name = _name_of(name_node, key)
         if name in seen:
-            raise _Wrong(_line_of(name_node), f"{_joined(key, name)} is there twice")
+            raise _YamlMistake(_line_of(name_node), f"{_joined(key, name)} is there twice")
         seen.add(name)
         if name == "defaults" and not key:
             _check_defaults(value, folders)
@@ -126,10 +126,10 @@ def _check_node(node: yaml.MappingNode, kind: Any, key: str, folders: tuple[Path
 def _name_of(node: Any, key: str) -> str:
     """The name that a key node is; Wrong for what YAML reads as something else than text."""
     if not isinstance(node, yaml.ScalarNode):
-        raise _Wrong(_line_of(node), f"{key or 'the file'}: a key must be plain text")
+        raise _YamlMistake(_line_of(node), f"{key or 'the file'}: a key must be plain text")
     if node.tag.rpartition(":")[2] in _NO_KEYS and not node.style:
         read = {"bool": "true or false", "null": "null"}.get(node.tag.rpartition(":")[2], "a number")
-        raise _Wrong(
+        raise _YamlMistake(
             _line_of(node),
             f"{_joined(key, node.value)}: YAML reads the key {node.value} as {read}, and a key must be text",
             f'Put it in quotes: "{node.value}":',
@@ -141,13 +141,13 @@ def _check_value(name: Any, value: Any, kind: Any, key: str, folders: tuple[Path
     """What stands behind one key against the type that it has."""
     if kind is None:
         known = keys_of(parent)
-        raise _Wrong(
+        raise _YamlMistake(
             _line_of(name), f"{key}: there is no such key", *choices(name.value, known, "Keys there")
         )
     if _is_interpolation(value):
         return
     if not _is_of(value, kind):
-        raise _Wrong(_line_of(name), f"{key}: it must be {wanted(kind)}")
+        raise _YamlMistake(_line_of(name), f"{key}: it must be {wanted(kind)}")
     if isinstance(value, yaml.MappingNode):
         _check_node(value, kind, key, folders)
     for item in value.value if isinstance(value, yaml.SequenceNode) else ():
@@ -191,7 +191,7 @@ def _is_interpolation(node: Any) -> bool:
 def _check_defaults(node: Any, folders: tuple[Path, ...]) -> None:
     """The list of what the file is composed with."""
     if not isinstance(node, yaml.SequenceNode):
-        raise _Wrong(_line_of(node), "defaults: a list is wanted: [{override /instance: NAME}]")
+        raise _YamlMistake(_line_of(node), "defaults: a list is wanted: [{override /instance: NAME}]")
     for item in node.value:
         for name, value in item.value if isinstance(item, yaml.MappingNode) else ():
             _check_default(name, value, folders)
@@ -204,32 +204,34 @@ def _check_default(name: Any, value: Any, folders: tuple[Path, ...]) -> None:
     known = sorted({path.name for folder in folders for path in folder.iterdir() if path.is_dir()})
     group = match["group"] if match else str(name.value)
     if group not in known:
-        raise _Wrong(_line_of(name), f"{said}: there is no such group", *choices(group, known, "Groups"))
+        raise _YamlMistake(
+            _line_of(name), f"{said}: there is no such group", *choices(group, known, "Groups")
+        )
     if match and not (match["override"] and match["slash"]):
         write = f"override /{group}: {value.value if isinstance(value, yaml.ScalarNode) else 'NAME'}"
-        raise _Wrong(_line_of(name), f"{said}: {group} has a choice already", f"Write: {write}")
+        raise _YamlMistake(_line_of(name), f"{said}: {group} has a choice already", f"Write: {write}")
     files = group_choices(group, folders)
     if isinstance(value, yaml.ScalarNode) and value.value not in files and not _is_interpolation(value):
-        raise _Wrong(
+        raise _YamlMistake(
             _line_of(value), f"{said}: there is no such {group}", *choices(value.value, files, "Choices")
         )
 
 
-def declared(file: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
+def jobs_of(file: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
     """(folder, jobs) of the phase that a file declares; nothing for a file that declares none."""
     try:
         root = _root_of(_text_of(file))
-    except _Wrong:
+    except _YamlMistake:
         return
-    phase = _child(root, "phase")
-    name = _child(phase, "name")
+    phase = _node_at(root, "phase")
+    name = _node_at(phase, "name")
     if isinstance(name, yaml.ScalarNode):
-        jobs = _child(phase, "jobs")
+        jobs = _node_at(phase, "jobs")
         pairs = jobs.value if isinstance(jobs, yaml.MappingNode) else []
         yield name.value, tuple(str(job.value) for job, _ in pairs)
 
 
-def _child(node: Any, name: str) -> Any:
+def _node_at(node: Any, name: str) -> Any:
     """The node behind a key, if the node is a mapping that has it."""
     pairs = node.value if isinstance(node, yaml.MappingNode) else []
     return next((value for key, value in pairs if key.value == name), None)
@@ -245,7 +247,7 @@ def _line_of(node: Any) -> int:
     return int(node.start_mark.line) + 1
 
 
-def explained(
+def translate(
     error: Exception, overrides: tuple[str, ...], folders: tuple[Path, ...], cwd: Path
 ) -> UsageError:
     """What is wrong: in a file that was chosen, else in an override, else in Hydra's own words."""
@@ -310,7 +312,7 @@ def _already_there(key: str, overrides: tuple[str, ...]) -> UsageError:
 def _unknown_key(key: str, overrides: tuple[str, ...]) -> UsageError:
     """The message for a key that is nowhere in the configuration."""
     try:
-        known = list(flat_keys(whole([o for o in overrides if o.partition("=")[0] in GROUPS])))
+        known = list(flat_keys(compose_by_hydra([o for o in overrides if o.partition("=")[0] in GROUPS])))
     except Exception:  # a phase of --config-dir: the schema alone will do
         known = list(flat_keys(OmegaConf.structured(RunnerConf)))
     hint = choices(key, (*known, *GROUPS), "Keys")
@@ -349,7 +351,7 @@ def _folder_meant(
 ) -> UsageError | None:
     """Whoever types a phase's folder, or the beginning of its name, hears which file stands for it."""
     names = [phase.name for phase in phase_folders(research_log)] if research_log.is_dir() else []
-    stems = {folder: stem for stem, file in phase_files(folders) for folder, _ in declared(file)}
+    stems = {folder: stem for stem, file in phase_files(folders) for folder, _ in jobs_of(file)}
     meant = [n for n in (*names, *stems) if choice == n] or [n for n in names if n.startswith(f"{choice}-")]
     if not meant:
         return None

@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from runner.config.compose import Typed, compose_config, conf_folders, parsed
+from runner.config.compose import CommandLine, compose_config, conf_folders, parsed
 from runner.config.freeze import job_of, settings
 from runner.config.schema import GROUPS, group_choices
 from runner.errors import RunnerError, UsageError
@@ -52,8 +52,8 @@ def load_sweep(
     arguments: list[str], cwd: Path, config_dir: Path | None = None, program: str = "python -m runner"
 ) -> Sweep:
     """The sweep of one command line. UsageError that lists all invalid members together, if there are any."""
-    typed = Typed.of(arguments)
-    overrides = parsed(typed.grammar)
+    typed = CommandLine.of(arguments)
+    overrides = parsed(typed.overrides)
     _refuse_verbatim(typed)
     axes = _axes_of(overrides, conf_folders(config_dir))
     found = list(_Composer(typed, axes, cwd, config_dir).members())
@@ -71,9 +71,9 @@ def load_sweep(
     return Sweep(replace(first, program=program, typed=("-m", *said, *added)), members)
 
 
-def _refuse_verbatim(typed: Typed) -> None:
+def _refuse_verbatim(typed: CommandLine) -> None:
     """What is taken as typed is never a sweep, also where it looks like one."""
-    given = dict(typed.verbatim)
+    given = dict(typed.raw)
     if "," in given.get("confirm", ""):
         raise _never("confirm")
     if given.get("resume", "null") != "null":
@@ -135,11 +135,13 @@ _Made = tuple[Settings, Any] | RunnerError
 class _Composer:
     """Composes the members of one sweep; what is equal for many of them is done once."""
 
-    def __init__(self, typed: Typed, axes: tuple[_Axis, ...], cwd: Path, config_dir: Path | None) -> None:
+    def __init__(
+        self, typed: CommandLine, axes: tuple[_Axis, ...], cwd: Path, config_dir: Path | None
+    ) -> None:
         self.typed, self.axes, self.cwd, self.config_dir = typed, axes, cwd, config_dir
         self.in_place = _can_be_put_in_place(axes)
         self.bases: dict[tuple[str, ...], tuple[DictConfig, Settings] | RunnerError] = {}
-        self.wrong: dict[str, RunnerError] = {}  # a value that a key cannot have, for whichever member
+        self.wrong: dict[str, RunnerError] = {}  # override → its error, explained once
         self.parsed: dict[str, Any] = {}
 
     def members(self) -> Iterator[tuple[tuple[str, ...], _Made]]:
@@ -150,19 +152,19 @@ class _Composer:
 
     def member(self, pairs: list[tuple[_Axis, str]]) -> _Made:
         """One member: the base of its group choices, with its values put in."""
-        late = [word for axis, word in pairs if self.is_late(axis)]
-        base = self.base(tuple(word for axis, word in pairs if not self.is_late(axis)))
+        late = [word for axis, word in pairs if self.is_value(axis)]
+        base = self.base(tuple(word for axis, word in pairs if not self.is_value(axis)))
         if isinstance(base, RunnerError):
             return base
         config, shared = base
         try:
             for word in late:
-                self.put(config, word)
+                self.set_value(config, word)
             return shared, job_of(config, shared.action)
         except RunnerError as error:
             return error
 
-    def is_late(self, axis: _Axis) -> bool:
+    def is_value(self, axis: _Axis) -> bool:
         """Whether this axis is a swept value, put in after composing."""
         return self.in_place and axis.is_swept and axis.key not in GROUPS
 
@@ -170,14 +172,14 @@ class _Composer:
         """The configuration that these overrides compose, composed once."""
         if words not in self.bases:
             try:
-                config = compose_config(Typed(words, self.typed.verbatim), self.cwd, self.config_dir)
+                config = compose_config(CommandLine(words, self.typed.raw), self.cwd, self.config_dir)
                 frozen = settings(config, self.cwd, conf_folders(self.config_dir), words)
                 self.bases[words] = (config, frozen)
             except RunnerError as error:
                 self.bases[words] = error
         return self.bases[words]
 
-    def put(self, config: DictConfig, word: str) -> None:
+    def set_value(self, config: DictConfig, word: str) -> None:
         """Override one value in place, by Hydra's own rules for it."""
         from hydra._internal.config_loader_impl import ConfigLoaderImpl
         from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -190,9 +192,9 @@ class _Composer:
         try:
             ConfigLoaderImpl._apply_overrides_to_config([self.parsed[word]], config)
         except HydraException as error:
-            from runner.config.mistakes import explained
+            from runner.config.mistakes import translate
 
-            self.wrong[word] = explained(error, (word,), conf_folders(self.config_dir), self.cwd)
+            self.wrong[word] = translate(error, (word,), conf_folders(self.config_dir), self.cwd)
             raise self.wrong[word] from error
 
 

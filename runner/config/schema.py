@@ -288,7 +288,7 @@ def refuse_mismatch(value: Any, kind: Any = RunnerConf, key: str = "") -> None:
     if not _fits(value, kind):
         raise UsageError(f"{key} comes to {_shortened(value)} here; it must be {wanted(kind)}")
     for name, item in value.items() if isinstance(value, dict) else ():
-        if inner := inner_type(kind, name):  # what was added by + and no section knows is nobody's business
+        if inner := inner_type(kind, name):  # keys added with + that the schema does not know are unchecked
             refuse_mismatch(item, inner, f"{key}.{name}" if key else str(name))
 
 

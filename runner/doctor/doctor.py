@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from runner.doctor.job_rules import Diagnosis, Seen, ask_health, diagnose, evidence_of
-from runner.doctor.machine_rules import of_machines
+from runner.doctor.job_rules import Diagnosis, RunHealth, ask_health, diagnose, evidence_of
+from runner.doctor.machine_rules import diagnose_machines
 from runner.environment.passes import Lock, lock_of, pins_in
 from runner.environment.requirements import distribution
 from runner.environment.setup import overrides_for
 from runner.errors import UsageError
 from runner.jobs.job import Started, paths_of, started_run
-from runner.plan.command import Command, Route, Word, home_or_path, route_of, spell
-from runner.plan.next_command import own_line
+from runner.plan.command import Command, Route, Word, home_or_path, route_of, shell_word
+from runner.plan.next_command import spell_next
 from runner.plan.settings import LOCAL, Settings
 from runner.research_log.runs import token_in
 from runner.world.world import Asking, Fact, Result
@@ -41,7 +41,7 @@ class Drift:
 
 def _ask_drift(root: Word, venv: Word, uv: Word = "uv") -> Command:
     """The question about an environment, for this machine or another."""
-    return Command(_QUESTION.format(root=spell(root), venv=spell(venv), uv=spell(uv)))
+    return Command(_QUESTION.format(root=shell_word(root), venv=shell_word(venv), uv=shell_word(uv)))
 
 
 def read_drift(result: Result, lock: Lock | None, overridden: tuple[str, ...] = ()) -> Drift | None:
@@ -114,7 +114,7 @@ def _diagnosis(settings: Settings, found: Drift) -> Diagnosis:
         symptom="the shared environment has drifted",
         evidence="; ".join(shown[:_NUM_SHOWN]) + more or changed,
         cause="another phase's setup, or an install by hand, changed what this phase was tested with",
-        remedy=own_line(settings, "setup"),
+        remedy=spell_next(settings, "setup"),
     )
 
 
@@ -133,16 +133,16 @@ class Doctor:
 def doctor(settings: Settings) -> Asking[Doctor]:
     """Of the run that is meant (the newest, if none is named), and of what others know to look at.
 
-    That a machine does not answer is said by itself only where nobody knows why.
+    That a machine does not answer is reported only if no other rule explains it.
     """
-    found, silent, looked_at = yield from _of_run(settings)
+    found, silent, looked_at = yield from _diagnose_run(settings)
     more: tuple[Diagnosis, ...] = ()
-    for ask in (_drift, of_machines):
+    for ask in (_drift, diagnose_machines):
         more += yield from ask(settings)
     return Doctor(found + (more or silent), looked_at)
 
 
-def _of_run(settings: Settings) -> Asking[tuple[tuple[Diagnosis, ...], tuple[Diagnosis, ...], str]]:
+def _diagnose_run(settings: Settings) -> Asking[tuple[tuple[Diagnosis, ...], tuple[Diagnosis, ...], str]]:
     """What is wrong with the run; whether its machine is silent; its name."""
     try:
         started = started_run(settings)
@@ -150,7 +150,7 @@ def _of_run(settings: Settings) -> Asking[tuple[tuple[Diagnosis, ...], tuple[Dia
         if settings.run:
             raise
         return (), (), ""
-    seen: Seen | None = None
+    seen: RunHealth | None = None
     silent: tuple[Diagnosis, ...] = ()
     if started.target.provider != LOCAL:
         route = Route(started.target.name, None if settings.ssh.is_default else settings.ssh.config)
@@ -166,5 +166,5 @@ def _no_answer(settings: Settings, started: Started) -> Diagnosis:
         "the machine does not answer",
         f"ssh {started.target.name}: exit code 255",
         "its address changed, it is gone, or the network is down; a run on it goes on, and so does its price",
-        own_line(settings, "setup-ssh"),
+        spell_next(settings, "setup-ssh"),
     )

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runner.plan.command import Command, Route, home_or_path, quote, spell
-from runner.plan.next_command import OF_ONE_VERB, key_of, line_of, single
+from runner.plan.command import Command, Route, home_or_path, quote, shell_word
+from runner.plan.next_command import OF_ONE_VERB, key_of, line_of, without_sweep
 from runner.plan.settings import LOCAL, DoctorRule, Settings
 from runner.research_log.runs import (
     STATE,
@@ -44,7 +44,7 @@ killed="out of memory: killed process"
 
 
 @dataclass(frozen=True)
-class Seen:
+class RunHealth:
     """What a machine says of a run on it. `gpu_percent` is of its busiest GPU, None without one."""
 
     state: RunState = RunState.UNKNOWN
@@ -56,16 +56,16 @@ class Seen:
     oom_line: str = ""
 
 
-def ask_health(route: Route, root: str, run: str, token: str = "") -> Fact[Seen | None]:
+def ask_health(route: Route, root: str, run: str, token: str = "") -> Fact[RunHealth | None]:
     """What the machine says of the run in the folder `run`; None when it does not answer.
 
     `token`: which plan started it; a run of that name that another plan started is not meant.
     """
-    body = _HEALTH.format(root=spell(home_or_path(root)), run=quote(run), token=token, state=STATE)
+    body = _HEALTH.format(root=shell_word(home_or_path(root)), run=quote(run), token=token, state=STATE)
     return Fact(route.ask(Command(body)), read_health)
 
 
-def read_health(result: Result) -> Seen | None:
+def read_health(result: Result) -> RunHealth | None:
     """The lines of HEALTH."""
     if result.exit_code == 255:
         return None
@@ -74,7 +74,7 @@ def read_health(result: Result) -> Seen | None:
     state = last.get("state", "unknown").split() or ["unknown"]
     percent = re.search(r"(\d+)%", last.get("disk", ""))
     gpus = [int(rest) for word, _, rest in told if word == "gpu" and rest.strip().isdigit()]
-    return Seen(
+    return RunHealth(
         state=RunState(state[0]) if state[0] in set(RunState) else RunState.UNKNOWN,
         exit_code=int(state[1]) if len(state) > 1 and state[1].isdigit() else None,
         silent_s=int(last["silent"]) if last.get("silent", "").isdigit() else None,
@@ -97,7 +97,7 @@ class Evidence:
     log: str
     exit_code: int | None
     metrics: str = ""
-    seen: Seen | None = None
+    seen: RunHealth | None = None
     instance_type: str | None = None
     arguments: tuple[str, ...] = ()  # with which the run was started
     failed_step: FailedStep | None = None  # before the job
@@ -109,11 +109,11 @@ class Evidence:
                 return match[1], match[2]
         return None
 
-    def again(self, *overrides: str) -> str:
+    def rerun(self, *overrides: str) -> str:
         """The command line that starts the job again with these overrides."""
-        return self.typed(f"action={self.action}", *overrides)
+        return self.same_target(f"action={self.action}", *overrides)
 
-    def typed(self, *overrides: str) -> str:
+    def same_target(self, *overrides: str) -> str:
         """A command line for the same phase, research log and machine, as the run was started."""
         typed_now = {key_of(word) for word in self.settings.typed}
         typed_then = [word for word in self.arguments if key_of(word) not in typed_now]
@@ -121,7 +121,7 @@ class Evidence:
         dropped = ("action", "run", "lines", "command") if is_again else OF_ONE_VERB
         replaced = {key_of(word) for word in overrides} | set(dropped)
         words = [*self.settings.typed, *typed_then]
-        kept = words if is_again else single(words)
+        kept = words if is_again else without_sweep(words)
         rest = [word for word in kept if key_of(word) not in replaced]
         return line_of(self.settings, *rest, *overrides)
 
@@ -131,7 +131,7 @@ class Evidence:
         return found[-1].strip()[:300] if found else None
 
 
-def evidence_of(settings: Settings, folder: Path, seen: Seen | None = None) -> Evidence:
+def evidence_of(settings: Settings, folder: Path, seen: RunHealth | None = None) -> Evidence:
     """What is here of a run, beside what its machine said."""
     plan = plan_in(folder)
     steps = plan.get("steps")
@@ -177,24 +177,24 @@ def _says(pattern: str) -> Callable[[Evidence], str | None]:
     return lambda evidence: None if evidence.exit_code == 0 else evidence.line(pattern)
 
 
-def _smaller(evidence: Evidence) -> str:
+def _halve_batch(evidence: Evidence) -> str:
     """Half the batch with twice the accumulation; at batch 1 the next larger machine."""
     batch = evidence.argument("batch_size")
     size = int(batch[1]) if batch and batch[1].isdigit() else 1
     if size == 1:
-        return _larger(evidence)
+        return _larger_gpu(evidence)
     words = [f"batch_size={size // 2}"]
     if steps := evidence.argument(r"gradient_accumulation\w*", r"grad_accum\w*", r"accumulat\w*"):
         doubled = int(steps[1]) * 2 if steps[1].isdigit() else 2
         words.append(f"phase.jobs.{evidence.action}.args.{steps[0]}={doubled}")
-    return evidence.again(*words)
+    return evidence.rerun(*words)
 
 
-def _larger(evidence: Evidence) -> str:
+def _larger_gpu(evidence: Evidence) -> str:
     """The next larger GPU."""
     now = evidence.instance_type or evidence.settings.instance.choice
     place = _LARGER.index(now) + 1 if now in _LARGER else 0
-    return evidence.typed("action=up", f"instance={_LARGER[min(place, len(_LARGER) - 1)]}")
+    return evidence.same_target("action=up", f"instance={_LARGER[min(place, len(_LARGER) - 1)]}")
 
 
 def _install(evidence: Evidence) -> str:
@@ -205,27 +205,29 @@ def _install(evidence: Evidence) -> str:
     package = _PACKAGES.get(module, module.replace("_", "-"))
     if evidence.is_local:
         deps = evidence.settings.phase.deps if evidence.settings.phase else ()
-        return evidence.typed("action=setup", f"phase.deps=[{','.join([*deps, package])}]")
-    return evidence.typed("action=run", f"command=uv pip install {package}")
+        return evidence.same_target("action=setup", f"phase.deps=[{','.join([*deps, package])}]")
+    return evidence.same_target("action=run", f"command=uv pip install {package}")
 
 
 def _see_disk(evidence: Evidence) -> str:
     """What takes the space."""
-    return evidence.typed("action=run", "command=df -h .; du -xh --max-depth=2 ~ . | sort -h | tail -n 20")
+    return evidence.same_target(
+        "action=run", "command=df -h .; du -xh --max-depth=2 ~ . | sort -h | tail -n 20"
+    )
 
 
-def _slower(evidence: Evidence) -> str:
+def _lower_lr(evidence: Evidence) -> str:
     """A tenth of the learning rate, where the job has one."""
     rate = evidence.argument("lr", "learning_rate")
     if rate is None:
         return _see_log(evidence)
     tenth = f"{float(rate[1]) / 10:g}" if re.fullmatch(r"[\d.e+-]+", rate[1]) else rate[1]
-    return evidence.again(f"phase.jobs.{evidence.action}.args.{rate[0]}={tenth}")
+    return evidence.rerun(f"phase.jobs.{evidence.action}.args.{rate[0]}={tenth}")
 
 
 def _see_log(evidence: Evidence) -> str:
     """The end of the log."""
-    return evidence.typed("action=logs", f"run={evidence.run.partition('-')[0]}", "lines=100")
+    return evidence.same_target("action=logs", f"run={evidence.run.partition('-')[0]}", "lines=100")
 
 
 def _is_nan(evidence: Evidence) -> str | None:
@@ -304,19 +306,19 @@ _RULES = (
         "CUDA out of memory",
         _says(r"CUDA out of memory|OutOfMemoryError|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED"),
         "the batch does not fit into the GPU's memory",
-        _smaller,
+        _halve_batch,
     ),
     _Rule(
         "CUDA error 802",
         _says(r"(?i)error 802|cudaErrorSystemNotReady|system not yet initialized"),
         "this machine's GPU will never work, though nvidia-smi looks healthy: it is the host's fault",
-        lambda evidence: evidence.typed("action=terminate"),
+        lambda evidence: evidence.same_target("action=terminate"),
     ),
     _Rule(
         "killed by the kernel",
         _kernel_killed,
         "the machine's memory (not the GPU's) was used up, and the kernel ended the largest process",
-        _smaller,
+        _halve_batch,
     ),
     _Rule(
         "module missing",
@@ -329,39 +331,39 @@ _RULES = (
         "the loss is not a number",
         _is_nan,
         "training diverged: what is computed after this is worth nothing",
-        _slower,
+        _lower_lr,
     ),
     _Rule(
         "the run is lost",
         _gone,
         "the machine restarted, or the process was killed with -9; checkpoints are where they were",
-        lambda evidence: evidence.again(),
+        lambda evidence: evidence.rerun(),
     ),
     _Rule(
         "the run hangs",
         _hangs,
         "its processes wait for something that does not come, and the machine is paid for meanwhile",
-        lambda evidence: evidence.typed("action=stop", f"run={evidence.run.partition('-')[0]}"),
+        lambda evidence: evidence.same_target("action=stop", f"run={evidence.run.partition('-')[0]}"),
     ),
     _Rule(
         "the job never started",
         _never_started,
         "a step before it failed; nothing of this run is on the machine",
-        lambda evidence: evidence.again(),
+        lambda evidence: evidence.rerun(),
         fallback=True,
     ),
     _Rule(
         "killed with -9",
         _killed,
         "the kernel's doing when memory is used up (dmesg says so); else a person's, or a restart",
-        lambda evidence: evidence.again(),
+        lambda evidence: evidence.rerun(),
         fallback=True,
     ),
     _Rule(
         "the run was stopped",
         _stopped,
         "somebody ended it: action=stop, Ctrl-C, or a TERM of the machine's own",
-        lambda evidence: evidence.again(),
+        lambda evidence: evidence.rerun(),
     ),
     _Rule(
         "the job failed", _failed, "the script's own error; its last lines say more", _see_log, fallback=True

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from runner.doctor.job_rules import Diagnosis
 from runner.errors import RunnerError, TryLater, UsageError
-from runner.machines.fleet import OTHER_KEY, Seen, alias_for, called, look
-from runner.machines.lambda_api import CAPACITY, KEYS_PAGE, Rented, SshKey, bare_key, list_ssh_keys
+from runner.machines.fleet import OTHER_KEY, Fleet, alias_for, answers_to, list_fleet
+from runner.machines.lambda_api import CAPACITY, KEYS_PAGE, CloudInstance, SshKey, bare_key, list_ssh_keys
 from runner.machines.ledger import LEDGER, UNANSWERED, Ledger, Refusal, alias_of, read_ledger
 from runner.machines.probe import Cuda, ask_cuda, host_key_alias, is_cuda_wanted, known_hosts
 from runner.plan.command import Command, Route, identity_of, sh
-from runner.plan.next_command import own_line
+from runner.plan.next_command import spell_next
 from runner.plan.plan import Request
 from runner.plan.settings import Settings
 from runner.world.world import Asking, Fact, Result
@@ -28,17 +28,17 @@ _CHANGED_KEY = re.compile(r"HOST IDENTIFICATION HAS CHANGED|Host key verificatio
 
 
 @dataclass(frozen=True)
-class _Way:
+class _SshCheck:
     """How ssh fared: where its configuration leads, and its last words when it did not get there."""
 
     leads_to: str
     said: str | None
 
 
-def of_machines(settings: Settings) -> Asking[tuple[Diagnosis, ...]]:
+def diagnose_machines(settings: Settings) -> Asking[tuple[Diagnosis, ...]]:
     """What is wrong with the machines of this checkout; the cloud is asked only if there may be any.
 
-    Who asks about a phase's run on a machine that ssh knows and nobody here rented asks not the cloud.
+    The cloud is not asked about a phase's run on a machine that was not rented from here.
     """
     asks_for_machines = settings.phase is None and not settings.instance.is_local
     try:
@@ -48,13 +48,13 @@ def of_machines(settings: Settings) -> Asking[tuple[Diagnosis, ...]]:
     if not (remembers or settings.machine or asks_for_machines):
         return ()
     try:
-        seen = yield from look(settings)
+        seen = yield from list_fleet(settings)
         keys: tuple[SshKey, ...] = yield list_ssh_keys(settings.base_url)
     except RunnerError as error:
-        return (_of_cloud(settings, error),)
-    found = (*_of_ledger(settings, seen), *_of_keys(settings, keys))
+        return (_diagnose_api(settings, error),)
+    found = (*_diagnose_ledger(settings, seen), *_diagnose_keys(settings, keys))
     for machine in _ours(settings, seen):
-        found += yield from _of_machine(settings, machine, keys)
+        found += yield from _diagnose_machine(settings, machine, keys)
     return found
 
 
@@ -65,9 +65,9 @@ def _unreadable(settings: Settings, error: UsageError) -> Diagnosis:
     return Diagnosis("the ledger cannot be read", error.message, cause, f"mv {file} {file}.aside")
 
 
-def _of_cloud(settings: Settings, error: RunnerError) -> Diagnosis:
+def _diagnose_api(settings: Settings, error: RunnerError) -> Diagnosis:
     """The cloud gives no answer: the key, the account, our haste, or the way to it."""
-    again = own_line(settings, "status")
+    again = spell_next(settings, "status")
     billed = "machines that run go on being billed"
     if not isinstance(error, UsageError):
         haste = "it limits how often it may be asked"
@@ -81,24 +81,24 @@ def _of_cloud(settings: Settings, error: RunnerError) -> Diagnosis:
     return Diagnosis("the cloud refuses to answer", error.message, cause, again)
 
 
-def _ours(settings: Settings, seen: Seen) -> list[Rented]:
+def _ours(settings: Settings, seen: Fleet) -> list[CloudInstance]:
     """The listed machines that we launched, or that `machine=` names."""
     ids, wanted = {m.id for m in seen.ledger.ours}, settings.machine
-    return [i for i in seen.alive if (called(i, wanted) if wanted else i.id in ids)]
+    return [i for i in seen.alive if (answers_to(i, wanted) if wanted else i.id in ids)]
 
 
-def _of_ledger(settings: Settings, seen: Seen) -> Iterator[Diagnosis]:
+def _diagnose_ledger(settings: Settings, seen: Fleet) -> Iterator[Diagnosis]:
     """What we remember against what the cloud lists."""
-    status = own_line(settings, "status")
+    status = spell_next(settings, "status")
     listed = {i.id for i in seen.alive}
     if seen.ledger.num_unreadable:
         what = f"{seen.ledger.num_unreadable} unreadable lines in {settings.paths.state / LEDGER}"
         cause = "a full disk, or another hand; the file is kept aside and rebuilt from the cloud's list"
         yield Diagnosis("the ledger is damaged", what, cause, status)
-    for machine in seen.elsewhere():
+    for machine in seen.on_another_account():
         remedy = f"export LAMBDA_API_KEY=…  # the one that {machine.name} was launched with"
         yield Diagnosis("the key is another", f"{machine.name} is not listed", f"it was {OTHER_KEY}", remedy)
-    for machine in (m for m in seen.doubtful() if m not in seen.elsewhere()):
+    for machine in (m for m in seen.unconfirmed() if m not in seen.on_another_account()):
         cause = "the answer to its launch was lost, or the runner was killed; it may come up, and be billed"
         yield Diagnosis(
             "a launch is in doubt", f"{machine.name} was asked for and is not listed", cause, status
@@ -110,10 +110,10 @@ def _of_ledger(settings: Settings, seen: Seen) -> Iterator[Diagnosis]:
             yield Diagnosis("a machine is gone", what, cause, status)
     refusal = seen.ledger.refusal
     if refusal and seen.now - refusal.at < _REFUSED_LATELY_S:
-        yield _of_refusal(settings, refusal)
+        yield _diagnose_refusal(settings, refusal)
 
 
-def _of_refusal(settings: Settings, refusal: Refusal) -> Diagnosis:
+def _diagnose_refusal(settings: Settings, refusal: Refusal) -> Diagnosis:
     """The last launch came to nothing."""
     what = f"{refusal.name} ({refusal.type}): {refusal.code}"
     again = _launch_line(settings, refusal)
@@ -122,7 +122,7 @@ def _of_refusal(settings: Settings, refusal: Refusal) -> Diagnosis:
         return Diagnosis("no capacity", what, cause, _launch_line(settings, refusal, "wait_for_capacity=2h"))
     if refusal.code == "global/quota-exceeded":
         cause = "the account may not have more machines at a time; nothing was rented"
-        return Diagnosis("the quota is reached", what, cause, own_line(settings, "status"))
+        return Diagnosis("the quota is reached", what, cause, spell_next(settings, "status"))
     if refusal.code == UNANSWERED:
         cause = "the cloud could not be reached, or limits how often it may be asked; nothing was rented"
         return Diagnosis("the last launch was not answered", what, cause, again)
@@ -135,12 +135,12 @@ def _launch_line(settings: Settings, refusal: Refusal, *more: str) -> str:
     known = {f.stem for folder in settings.paths.conf for f in (folder / "instance").glob("*.yaml")}
     if settings.instance.is_local:
         if refusal.type not in known:
-            return own_line(settings, "available")
+            return spell_next(settings, "available")
         more = (f"instance={refusal.type}", *more)
-    return own_line(settings, "launch", *more, machine=alias)
+    return spell_next(settings, "launch", *more, machine=alias)
 
 
-def _of_keys(settings: Settings, keys: tuple[SshKey, ...]) -> Iterator[Diagnosis]:
+def _diagnose_keys(settings: Settings, keys: tuple[SshKey, ...]) -> Iterator[Diagnosis]:
     """Two keys with one name: a machine launched with that name may get either."""
     own = _own_publics(settings)
     for name, num in Counter(key.name for key in keys).items():
@@ -166,8 +166,8 @@ def _own_publics(settings: Settings) -> dict[str, Path]:
     return publics
 
 
-def _of_machine(
-    settings: Settings, machine: Rented, keys: tuple[SshKey, ...]
+def _diagnose_machine(
+    settings: Settings, machine: CloudInstance, keys: tuple[SshKey, ...]
 ) -> Asking[tuple[Diagnosis, ...]]:
     """One listed machine: its state, the way to it, its GPU."""
     name = machine.name or machine.id
@@ -175,32 +175,32 @@ def _of_machine(
     if machine.status == "terminating":
         return ()
     if machine.status in _NO_USE:
-        end = own_line(settings, "terminate", machine=name)
+        end = spell_next(settings, "terminate", machine=name)
         cause = f"{_NO_USE[machine.status]}; {price}"
         return (Diagnosis("the machine is of no use", f"{name} is {machine.status}", cause, end),)
     if machine.ip is None:
-        wait = own_line(settings, "wait", machine=name)
+        wait = spell_next(settings, "wait", machine=name)
         return (Diagnosis("no address yet", f"{name} is {machine.status}", f"it is starting; {price}", wait),)
     alias = alias_for(settings, machine)
     config = None if settings.ssh.is_default else settings.ssh.config
-    way: _Way = yield from _ask_way(Route(alias, config))
-    wrong = _of_way(settings, machine, way, keys)
+    way: _SshCheck = yield from _ask_way(Route(alias, config))
+    wrong = _diagnose_ssh(settings, machine, way, keys)
     if wrong is not None or not is_cuda_wanted(settings, machine):
         return (wrong,) if wrong else ()
     cuda: Cuda = yield ask_cuda(settings, machine)
     if cuda.works or cuda.code is None:
         return ()
     cause = f"the host's fault: on such a machine the GPU never works; {price}"
-    end = own_line(settings, "terminate", machine=name)
+    end = spell_next(settings, "terminate", machine=name)
     return (Diagnosis(f"CUDA error {cuda.code}", f"{name}: cuInit returned {cuda.code}", cause, end),)
 
 
-def _ask_way(route: Route) -> Asking[_Way]:
+def _ask_way(route: Route) -> Asking[_SshCheck]:
     """Where the alias leads, and whether one gets there."""
     shown = sh(*route.words, "-G", route.alias)
     leads_to: str = yield Fact(shown, _read_host)
     said: str | None = yield Fact(route.ask(Command("true")), _read_last_words)
-    return _Way(leads_to, said)
+    return _SshCheck(leads_to, said)
 
 
 def _read_host(result: Result) -> str:
@@ -215,11 +215,13 @@ def _read_last_words(result: Result) -> str | None:
     return None if result.ok else said or f"exit code {result.exit_code}"
 
 
-def _of_way(settings: Settings, machine: Rented, way: _Way, keys: tuple[SshKey, ...]) -> Diagnosis | None:
+def _diagnose_ssh(
+    settings: Settings, machine: CloudInstance, way: _SshCheck, keys: tuple[SshKey, ...]
+) -> Diagnosis | None:
     """Why ssh does not get there."""
     name, alias = machine.name or machine.id, alias_for(settings, machine)
     if way.leads_to != machine.ip:
-        return _of_address(settings, machine, way, own_line(settings, "setup-ssh", machine=name))
+        return _diagnose_address(settings, machine, way, spell_next(settings, "setup-ssh", machine=name))
     if way.said is None:
         return None
     what = f"ssh {alias}: {way.said[-300:]}"
@@ -228,15 +230,17 @@ def _of_way(settings: Settings, machine: Rented, way: _Way, keys: tuple[SshKey, 
         cause = "another machine answers than the first time: reinstalled, or somebody in between"
         return Diagnosis("the host key changed", what, cause, forget)
     if "Permission denied" in way.said:
-        return _of_wrong_key(settings, machine, what, keys)
+        return _diagnose_wrong_key(settings, machine, what, keys)
     cause = (
         "it is still starting, or was shut down inside, or a firewall rule is in the way (TCP 22); "
         f"{_BILLED}, ${machine.usd_per_hour:.2f}/h"
     )
-    return Diagnosis("the machine does not answer ssh", what, cause, own_line(settings, "wait", machine=name))
+    return Diagnosis(
+        "the machine does not answer ssh", what, cause, spell_next(settings, "wait", machine=name)
+    )
 
 
-def _of_address(settings: Settings, machine: Rented, way: _Way, setup: str) -> Diagnosis:
+def _diagnose_address(settings: Settings, machine: CloudInstance, way: _SshCheck, setup: str) -> Diagnosis:
     """The configuration leads elsewhere, or nowhere: then it only says the alias again."""
     alias = alias_for(settings, machine)
     there = f"and {machine.name or machine.id} is at {machine.ip}"
@@ -248,7 +252,9 @@ def _of_address(settings: Settings, machine: Rented, way: _Way, setup: str) -> D
     return Diagnosis("the address changed", what, cause, setup)
 
 
-def _of_wrong_key(settings: Settings, machine: Rented, what: str, keys: tuple[SshKey, ...]) -> Diagnosis:
+def _diagnose_wrong_key(
+    settings: Settings, machine: CloudInstance, what: str, keys: tuple[SshKey, ...]
+) -> Diagnosis:
     """The machine lets in another key than ssh offers; the right one may lie beside it."""
     name, offered = machine.name or machine.id, identity_of(settings)
     theirs = [key for key in keys if key.name in machine.ssh_keys]
@@ -257,7 +263,7 @@ def _of_wrong_key(settings: Settings, machine: Rented, what: str, keys: tuple[Ss
     own = _own_publics(settings)
     right = next((own[key.public] for key in theirs if key.public in own), None)
     if right is not None:
-        setup = own_line(settings, "setup-ssh", f"ssh.identity={right}", machine=name)
+        setup = spell_next(settings, "setup-ssh", f"ssh.identity={right}", machine=name)
         return Diagnosis("the wrong ssh key", what, f"{cause}; it should be {right}", setup)
     cause += f"; nobody here has it, so it has to be ended where it is, or here; {_BILLED}"
-    return Diagnosis("the wrong ssh key", what, cause, own_line(settings, "terminate", machine=name))
+    return Diagnosis("the wrong ssh key", what, cause, spell_next(settings, "terminate", machine=name))

@@ -53,7 +53,7 @@ class HelpfulScript:
 
 
 @dataclass(frozen=True)
-class Subject:
+class PreflightInput:
     """All that a preflight tests, read off the files. `folder` is the phase's, for its relative names."""
 
     requirements: tuple[Requirement, ...]
@@ -68,7 +68,7 @@ class Subject:
         return not (self.requirements or self.listed or self.project or self.imports.top)
 
 
-def subject_of(settings: Settings, phase: Phase) -> Subject:
+def preflight_input(settings: Settings, phase: Phase) -> PreflightInput:
     """The deps of the YAML, of the scripts' PEP 723 blocks, of requirements.txt; the scripts' imports."""
     folder = settings.paths.research_log / phase.name
     paths = settings.paths
@@ -87,7 +87,7 @@ def subject_of(settings: Settings, phase: Phase) -> Subject:
             with_help.append(HelpfulScript(name, found.top))
     top |= dict.fromkeys(f"import {module}" for module in phase.imports)
     listed = folder / "requirements.txt"
-    return Subject(
+    return PreflightInput(
         requirements=tuple(asked),
         listed=listed_requirements(text_of(listed), paths.shown(listed)),
         project=text_of(folder / "pyproject.toml"),
@@ -101,7 +101,7 @@ def _digest_of(*parts: object) -> str:
     return sha256(json.dumps([_FORMAT, *parts]).encode()).hexdigest()[:12]
 
 
-def lock_key(settings: Settings, subject: Subject) -> str:
+def lock_key(settings: Settings, subject: PreflightInput) -> str:
     """Names the lock by what is resolved and for what: image, Python, processor, CUDA backend."""
     machine, phase = settings.instance, settings.phase
     source = phase.source if phase else None
@@ -115,7 +115,7 @@ def lock_key(settings: Settings, subject: Subject) -> str:
     )
 
 
-def pass_key(settings: Settings, subject: Subject) -> str:
+def pass_key(settings: Settings, subject: PreflightInput) -> str:
     """Names the pass: the lock's content, what is imported, and how GPU packages were replaced here."""
     phase = settings.phase
     stand_ins = "".join(text_of(folder / "instance/local.yaml") for folder in settings.paths.conf)
@@ -161,11 +161,11 @@ class Passed:
     source_commit: str | None = None
 
 
-def passed(settings: Settings, phase: Phase, subject: Subject | None = None) -> Passed | None:
+def find_pass(settings: Settings, phase: Phase, subject: PreflightInput | None = None) -> Passed | None:
     """The pass of this very content, if there was one and its lock is still what it was."""
     if not (settings.paths.state / "preflights").is_dir():
         return None  # nothing has passed yet: the scripts need not be read
-    subject = subject or subject_of(settings, phase)
+    subject = subject or preflight_input(settings, phase)
     key = pass_key(settings, subject)
     lock = read_lock(lock_path(settings, lock_key(settings, subject)))
     try:
@@ -179,5 +179,5 @@ def passed(settings: Settings, phase: Phase, subject: Subject | None = None) -> 
 
 def lock_of(settings: Settings, phase: Phase) -> Lock | None:
     """The lock that a passed preflight of these deps made for this kind of machine: what `setup` installs."""
-    holds = passed(settings, phase)
+    holds = find_pass(settings, phase)
     return holds.lock if holds else None

@@ -7,19 +7,19 @@ from runner.environment.passes import (
     DEPS,
     Lock,
     Passed,
-    Subject,
+    PreflightInput,
+    find_pass,
     lock_key,
     lock_path,
     pass_key,
-    passed,
     pins_in,
+    preflight_input,
     read_lock,
     record_path,
-    subject_of,
 )
 from runner.environment.requirements import Requirement, declared_phase, origin, text_of
 from runner.environment.setup import needed_phase
-from runner.environment.trial import Layers, platform_text
+from runner.environment.trial import PreflightSteps, platform_text
 from runner.errors import UsageError
 from runner.plan.command import quote
 from runner.plan.plan import Effect, Plan, target_of
@@ -30,7 +30,7 @@ from runner.world.world import Asking
 _NAME = re.compile(r"\s*[\w.-]+\s*(\[[^\]]*\])?\s*")
 
 
-def _warnings(settings: Settings, phase: Phase, subject: Subject, lock: Lock) -> tuple[str, ...]:
+def _warnings(settings: Settings, phase: Phase, subject: PreflightInput, lock: Lock) -> tuple[str, ...]:
     """What may bite although all is installed and imported."""
     newest = dict(pins_in(text_of(record_path(settings, pass_key(settings, subject), "newest"))))
     return (*far_below(lock, newest), *clashes(lock, _others(settings, phase)))
@@ -109,15 +109,15 @@ def preflight(settings: Settings) -> Asking[Plan]:
             f"{settings.paths.shown(folder)}: there is no such folder, though phase.name says so",
             "Make it, or say where the phases are: paths.research_log=DIR",
         )
-    subject = subject_of(settings, phase)
-    holds = passed(settings, phase, subject)
+    subject = preflight_input(settings, phase)
+    holds = find_pass(settings, phase, subject)
     reason = _reason_for_nothing(settings, phase, subject, holds)
     return Plan(
         action="preflight",
         effect=Effect.CHANGE,
         target=target_of(settings),
         phase=phase.name,
-        steps=() if reason else Layers(settings, phase, subject).steps(),
+        steps=() if reason else PreflightSteps(settings, phase, subject).steps(),
         basis=(("content", pass_key(settings, subject)),),
         reason=reason,
         details=(("for", platform_text(settings)), ("packages", _packages_text(subject))),
@@ -126,7 +126,7 @@ def preflight(settings: Settings) -> Asking[Plan]:
 
 
 def _reason_for_nothing(
-    settings: Settings, phase: Phase, subject: Subject, holds: Passed | None
+    settings: Settings, phase: Phase, subject: PreflightInput, holds: Passed | None
 ) -> str | None:
     """What makes a test needless, decided by content."""
     if subject.is_empty and phase.source is None:
@@ -140,17 +140,17 @@ def _reason_for_nothing(
     )
 
 
-def _packages_text(subject: Subject) -> str:
+def _packages_text(subject: PreflightInput) -> str:
     """The requirements, as they are written."""
     return ", ".join(r.text for r in (*subject.requirements, *subject.listed)) or "none named"
 
 
-def words(settings: Settings, exit_code: int) -> tuple[str, ...]:
+def summary(settings: Settings, exit_code: int) -> tuple[str, ...]:
     """A line each, for the person who reads the end of the plan."""
     phase = settings.phase
     if phase is None or exit_code not in (0, 65):
         return ()
-    subject = subject_of(settings, phase)
+    subject = preflight_input(settings, phase)
     lock = read_lock(lock_path(settings, lock_key(settings, subject)))
     if exit_code == 0:
         return (
@@ -160,7 +160,7 @@ def words(settings: Settings, exit_code: int) -> tuple[str, ...]:
     return (f"why       {sentence}",) if sentence else ()
 
 
-def _why(settings: Settings, phase: Phase, subject: Subject, lock: Lock | None) -> str | None:
+def _why(settings: Settings, phase: Phase, subject: PreflightInput, lock: Lock | None) -> str | None:
     """The sentence on the log that the failed preflight left."""
     asked = (
         *(_in_yaml(requirement, settings, phase) for requirement in subject.requirements),

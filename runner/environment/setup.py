@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from runner.environment.passes import Lock
 from runner.environment.requirements import distribution
 from runner.errors import UsageError
-from runner.plan.command import SHA256, Command, Word, below, home_or_path, quote, route_of, sh, spell
+from runner.plan.command import SHA256, Command, Word, below, home_or_path, quote, route_of, sh, shell_word
 from runner.plan.next_command import overview_line
 from runner.plan.plan import HERE, Effect, Plan, Step, target_of
 from runner.plan.settings import Data, Phase, Settings
@@ -16,14 +16,14 @@ from runner.world.world import Asking
 _PROJECT_FILES = ("pyproject.toml", "setup.cfg", "setup.py")
 
 
-def _may_have_own(settings: Settings, phase: Phase) -> bool:
+def _may_be_package(settings: Settings, phase: Phase) -> bool:
     """Whether to look for either: what is cloned may have them, a folder here shows whether it does."""
     folder = settings.paths.research_log / phase.name
     names = ("requirements.txt", *_PROJECT_FILES)
     return phase.source is not None or any((folder / name).is_file() for name in names)
 
 
-def looked_for(code: str) -> str:
+def find_requirement_files(code: str) -> str:
     """Sets `files` to what uv reads requirements from, and `$project` to the file that makes a package.
 
     A pyproject.toml that only configures tools is no project. `code` is the folder, spelled for bash.
@@ -95,9 +95,9 @@ class _Place:
 
 def _install_lines(settings: Settings, phase: Phase, place: _Place) -> tuple[str, ...]:
     """The lock if one was tested, else the deps; then the package that the phase's folder may be."""
-    uv, venv = spell(place.uv), spell(place.venv)
-    has_own = _may_have_own(settings, phase)
-    lines = [looked_for(quote(place.code))] if has_own else []
+    uv, venv = shell_word(place.uv), shell_word(place.venv)
+    has_own = _may_be_package(settings, phase)
+    lines = [find_requirement_files(quote(place.code))] if has_own else []
     if place.lock:
         lock = sh(place.uv, "pip", "install", *_index_options(settings), "--no-deps", "-r", place.lock)
         lines.append(_INSTALL.format(install=lock.text))
@@ -122,11 +122,11 @@ def _own_package(settings: Settings, phase: Phase, place: _Place) -> str:
     """Installs the package that the phase's folder is, once, where there is one."""
     options = sh(*_index_options(settings)).text
     return _OWN.format(
-        uv=spell(place.uv),
+        uv=shell_word(place.uv),
         sha256=SHA256,
         code=quote(place.code),
         files=" ".join(_PROJECT_FILES),
-        mark=f"{spell(place.venv)}/{quote(f'{phase.name}.own')}",
+        mark=f"{shell_word(place.venv)}/{quote(f'{phase.name}.own')}",
         options=f"{options} " if options else "",
     )
 
@@ -148,7 +148,7 @@ def _install_command(uv: Word, settings: Settings, phase: Phase) -> Command:
 
 
 def overrides_for(settings: Settings, phase: Phase) -> tuple[str, ...]:
-    """What uv has to override for those of the phase's deps that the instance says so of."""
+    """The override lines of the instance for the packages that this phase asks for."""
     asked = {distribution(dep) for dep in phase.deps}
     return tuple(line for name, lines in settings.instance.overrides if name in asked for line in lines)
 
@@ -212,7 +212,7 @@ def _remote_setup(settings: Settings, phase: Phase, lock: Lock | None = None) ->
     What is installed is the `lock` that was tested, or the phase's deps by name.
     """
     venv = home_or_path(settings.remote.venv)
-    root = spell(home_or_path(settings.remote.root))
+    root = shell_word(home_or_path(settings.remote.root))
     folder = f"{settings.paths.research_log.name}/{phase.name}"
     python = ("--python", settings.instance.python) if settings.instance.python else ()
     make = sh("uv", "venv", "--quiet", *python, venv)
@@ -221,8 +221,8 @@ def _remote_setup(settings: Settings, phase: Phase, lock: Lock | None = None) ->
         *((_receive(lock),) if lock else ()),
         "exec 9>>.setup.lock; flock 9",
         _INSTALL_UV.format(install=settings.remote.uv_install),
-        f"[ -x {spell(venv)}/bin/python ] || {make.text} || exit",
-        f"source {spell(below(venv, 'bin/activate'))} || exit",
+        f"[ -x {shell_word(venv)}/bin/python ] || {make.text} || exit",
+        f"source {shell_word(below(venv, 'bin/activate'))} || exit",
         *((_NOT_CLONED.format(code=quote(folder)).rstrip(),) if phase.source else ()),
         *_install_lines(settings, phase, _Place("uv", venv, folder, _lock_there(lock) if lock else None)),
         *((_fetch_data(folder, phase.data),) if phase.data else ()),
@@ -269,9 +269,9 @@ def needed_phase(settings: Settings) -> Phase:
 
 def setup_step(settings: Settings, phase: Phase) -> Step:
     """One idempotent command; uv itself finds that nothing is to do, in milliseconds."""
-    from runner.environment.passes import passed
+    from runner.environment.passes import find_pass
 
-    tested = passed(settings, phase)
+    tested = find_pass(settings, phase)
     lock = tested.lock if tested else None
     local = settings.instance.is_local
     command = _local_setup(settings, phase, lock) if local else _remote_setup(settings, phase, lock)

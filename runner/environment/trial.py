@@ -1,4 +1,9 @@
-"""The layers of a preflight: resolve, fetch, install into a throw-away environment, import, --help."""
+"""The commands of a preflight: each layer as one line of bash that fails early, with exit code 65.
+
+What they share lies in one throw-away folder inside uv's own cache, where installing is linking and
+where `uv cache prune` would find what a power cut left. Each step removes it when it fails or is
+stopped, the last one always.
+"""
 
 import json
 import re
@@ -7,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.environment import requirements
-from runner.environment.passes import Subject, lock_key, lock_path, pass_key, record_path
+from runner.environment.passes import PreflightInput, lock_key, lock_path, pass_key, record_path
 from runner.environment.requirements import PARSERS, cpu_builds, distribution, has_lower_bound
-from runner.environment.setup import looked_for, packages
+from runner.environment.setup import find_requirement_files, packages
 from runner.executors.base import job_command
 from runner.plan.command import SHA256, Command, quote, sh
 from runner.plan.plan import Step
@@ -56,14 +61,14 @@ LIMITED = (
 
 
 @dataclass(frozen=True)
-class _Trial:
+class _ImportCheck:
     """One phase's. `folder` is the phase's below `$work/code`, `code` the same spelled for bash.
 
     `left_out` are packages that have no stand-in on a CPU.
     """
 
     phase: Phase
-    subject: Subject
+    subject: PreflightInput
     folder: str
     code: str
     left_out: tuple[str, ...]
@@ -122,10 +127,10 @@ _NEVER = 'sys_platform == "never"'
 _PINS = quote(r"^[A-Za-z0-9][^ ;\]*==[^ ;\]+")
 
 
-class Layers:
+class PreflightSteps:
     """The steps for one phase and one kind of machine; pure."""
 
-    def __init__(self, settings: Settings, phase: Phase, subject: Subject) -> None:
+    def __init__(self, settings: Settings, phase: Phase, subject: PreflightInput) -> None:
         from uv import find_uv_bin
 
         self.settings, self.phase, self.subject = settings, phase, subject
@@ -152,7 +157,7 @@ class Layers:
         source = self.phase.source
         machine = platform_text(self.settings)
         left_out = tuple(name for name, text in self.stand_ins().items() if text is None)
-        trial = _Trial(self.phase, self.subject, self.folder, self.code, left_out)
+        trial = _ImportCheck(self.phase, self.subject, self.folder, self.code, left_out)
         return (
             self.step("code", self.fetched(), "phase.source, cloned with its submodules")
             if source
@@ -242,7 +247,7 @@ class Layers:
         """The function `compile`: uv's resolver over the names, requirements.txt and the project's own."""
         uv = f'{self.uv} pip compile - "${{files[@]}}" --no-header --no-annotate --no-python-downloads'
         asking = f'compile() {{ {_line_by_line(*asked)} | {uv} "$@" > /dev/null; }}'
-        return f"{looked_for(self.code)}; {asking}"
+        return f"{find_requirement_files(self.code)}; {asking}"
 
     def target(self) -> str:
         """uv's options for the machine: processor and C library, Python, CUDA backend.

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from runner.plan.command import Command, quote, sh, spell
+from runner.plan.command import Command, quote, sh, shell_word
 from runner.plan.plan import Step
-from runner.plan.settings import Job, Value, spelled
+from runner.plan.settings import Job, Value, script_text
 from runner.research_log.runs import RunPaths, RunStatus
 from runner.world.world import Fact
 
@@ -27,7 +27,7 @@ class Submission:
     command: Command
     paths: RunPaths
     files: tuple[RunFile, ...] = ()
-    keeps_log: bool = False  # run.log is a file from before the runner, to be kept
+    moves_old_log: bool = False  # run.log is a file from before the runner, to be kept
     code: str = ""  # the digest of the phase's code
     secrets: tuple[str, ...] = ()  # variables of the caller that the job gets by name
     artifacts: tuple[str, ...] = ()  # what has to come home
@@ -65,15 +65,15 @@ def _argument(key: str, value: Value) -> tuple[str, ...]:
     if value is None:
         return ()
     if isinstance(value, tuple):
-        return (f"--{key}", *map(spelled, value))
-    return (f"--{key}={spelled(value)}",)
+        return (f"--{key}", *map(script_text, value))
+    return (f"--{key}={script_text(value)}",)
 
 
 # Linux gives one argument of a process 128 KiB at most (MAX_ARG_STRLEN); `bash -c` has the whole step in one.
 WRITTEN_AT_ONCE = 60_000
 
 
-def written(root: Path, submission: Submission) -> tuple[Step, ...]:
+def write_file(root: Path, submission: Submission) -> tuple[Step, ...]:
     """The steps that write the run's files here, in pieces that a command line can hold.
 
     Under another name until the last piece is in, so that a file of this name is a whole one.
@@ -82,7 +82,7 @@ def written(root: Path, submission: Submission) -> tuple[Step, ...]:
     steps = []
     for file in submission.files:
         path = submission.paths.folder / file.name
-        new = spell(f"{path}.new")
+        new = shell_word(f"{path}.new")
         pieces = list(in_pieces(file.lines))
         for number, piece in enumerate(pieces):
             into = ">>" if number else ">"
@@ -110,7 +110,7 @@ def in_pieces(lines: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     yield tuple(piece)
 
 
-def opened(submission: Submission) -> Command:
+def claim_folder(submission: Submission) -> Command:
     """The run's folder as `$run`, and `run.log` as a link to this run's log.
 
     A `run.log` that is a file from before moves into the run's folder.
@@ -118,7 +118,7 @@ def opened(submission: Submission) -> Command:
     paths = submission.paths
     named = Command(f"run={quote(str(paths.folder))}") & Command('mkdir -p "$run"')
     link = sh("ln", "-sfn", f"runs/{paths.folder.name}/log", paths.newest_log)
-    if submission.keeps_log:
+    if submission.moves_old_log:
         named = named & Command(f'mv {quote(str(paths.newest_log))} "$run"/run.log.before')
     return named & link
 
@@ -196,7 +196,7 @@ if read -r code 2>/dev/null <"$run"/exit_code; then echo "ended with exit code $
 else echo "gone, without an exit code"; fi"""
 
 
-def recorded(command: Command, before: Command) -> Command:
+def logged(command: Command, before: Command) -> Command:
     """The job, logged, with `pid` while it runs and `exit_code`, written last and at once, when it ended.
 
     Runs where `$run` is the run's folder. `before` (activating an environment) may fail and is logged

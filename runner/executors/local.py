@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from runner.executors.base import FREE, STOP, Submission, opened, recorded, written
+from runner.executors.base import FREE, STOP, Submission, claim_folder, logged, write_file
 from runner.plan.command import Command, quote, sh
 from runner.plan.plan import Effect, Step
 from runner.research_log.runs import RunPaths, RunStatus, read_state
@@ -39,11 +39,11 @@ class Local:
     def submit(self, submission: Submission) -> tuple[Step, ...]:
         """The run's files, then one step that lasts as long as the job and ends with its exit code."""
         paths = submission.paths
-        job = recorded(submission.command, self._activated(submission))
-        command = (opened(submission) & job).within(self.root)
+        job = logged(submission.command, self._activated(submission))
+        command = (claim_folder(submission) & job).within(self.root)
         log = str(self.root / paths.log)
         return (
-            *written(self.root, submission),
+            *write_file(self.root, submission),
             Step(
                 "start",
                 Command(command.text, log=log),

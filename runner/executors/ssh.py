@@ -15,8 +15,8 @@ and descriptors of its own.
 from hashlib import sha256
 from pathlib import Path
 
-from runner.executors.base import STOP, Submission, written
-from runner.plan.command import Command, Route, below, home_or_path, quote, sh, spell
+from runner.executors.base import STOP, Submission, write_file
+from runner.plan.command import Command, Route, below, home_or_path, quote, sh, shell_word
 from runner.plan.plan import Effect, Step
 from runner.research_log.runs import ANOTHERS, NO_RUN, STATE, RunPaths, RunStatus, named, read_state, token_in
 from runner.world.world import Fact
@@ -160,11 +160,11 @@ class Ssh:
         folder = str(submission.paths.folder)
         there = below(self.root, folder)
         push = self.route.rsync("-t", "--ignore-existing", there=sh("mkdir", "-p", there) & sh("cd", there))
-        names = " ".join(spell(f"./{file.name}") for file in submission.files)
-        copied = self.route.copied(f"{push.text} {names} {self.route.far}")
+        names = " ".join(shell_word(f"./{file.name}") for file in submission.files)
+        copied = self.route.rsync_or_255(f"{push.text} {names} {self.route.remote_dot}")
         copy = Command(copied).within(self.home / folder)
         reason = f"{len(submission.files)} file{'s' * (len(submission.files) != 1)} → {self.route.alias}"
-        return (*written(self.home, submission), Step("configs", copy, on=self.route.alias, reason=reason))
+        return (*write_file(self.home, submission), Step("configs", copy, on=self.route.alias, reason=reason))
 
     def _start(self, submission: Submission) -> Command:
         """The one idempotent command, asked again while the link fails."""
@@ -172,7 +172,7 @@ class Ssh:
         if submission.is_adhoc:
             activate = Command(f"{{ [ ! -e {_below_text(self.venv, 'bin/activate')} ] || {activate.text}; }}")
         lines = [
-            f"mkdir -p {spell(self.root)} && cd {spell(self.root)} || exit",
+            f"mkdir -p {shell_word(self.root)} && cd {shell_word(self.root)} || exit",
             named(submission.paths.folder, _token_of(submission)),
             "PATH=~/.local/bin:$PATH",
             *(['eval "$(cat)"'] if submission.secrets else []),
@@ -192,7 +192,7 @@ class Ssh:
         paths = submission.paths
         keep = sh("mv", self.home / paths.newest_log, self.home / paths.folder / "run.log.before")
         link = _newest_link(paths).within(self.home)
-        return (keep & link).text if submission.keeps_log else link.text
+        return (keep & link).text if submission.moves_old_log else link.text
 
     def _marks(self, submission: Submission) -> list[str]:
         """`run.log`, and what has to come home from this run."""
@@ -220,7 +220,7 @@ class Ssh:
         )
 
     def _at_run(self, paths: RunPaths, token: str, body: str) -> Command:
-        there = f"cd {spell(self.root)} || exit {NO_RUN}; {named(paths.folder, token)}"
+        there = f"cd {shell_word(self.root)} || exit {NO_RUN}; {named(paths.folder, token)}"
         return Command(f"{there}\n{body}")
 
     def _token(self, paths: RunPaths) -> str:
@@ -231,7 +231,7 @@ class Ssh:
         return Fact(self.route.ask(self._at_run(paths, self._token(paths), STATE)), read_state)
 
     def logs(self, paths: RunPaths, lines: int | None) -> tuple[Step, ...]:
-        """The end of the log there, else of what is here of it; or what is here, and then the rest."""
+        """With `lines` the end of the log there, or of the copy here if the machine is silent."""
         here, token = self.home / paths.log, self._token(paths)
         if lines is None:
             shown = Step("log", sh("cat", here), effect=Effect.READ, reason="what is here of it")
@@ -264,7 +264,7 @@ def _newest_link(paths: RunPaths) -> Command:
 
 def _below_text(folder: object, part: str) -> str:
     """A path below a folder, spelled."""
-    return spell(below(folder, part))  # type: ignore[arg-type]
+    return shell_word(below(folder, part))  # type: ignore[arg-type]
 
 
 def _token_of(submission: Submission) -> str:

@@ -10,10 +10,10 @@ from runner.environment.setup import needed_phase, setup_step
 from runner.errors import NeverStarted, Unreachable, UsageError, choices
 from runner.executors.base import Executor, RunFile, Submission, job_command
 from runner.executors.local import Local
-from runner.plan.command import Command, sh, sharing
-from runner.plan.next_command import MACHINE, line_of, own_line
+from runner.plan.command import Command, sh, with_shared_connection
+from runner.plan.next_command import MACHINE, line_of, spell_next
 from runner.plan.plan import Effect, Member, Plan, Step, Target, target_of
-from runner.plan.settings import LOCAL, Job, Phase, Settings, Value, spelled
+from runner.plan.settings import LOCAL, Job, Phase, Settings, Value, script_text
 from runner.research_log.code import Code, Revision, code_of, revision_of
 from runner.research_log.runs import (
     RunPaths,
@@ -47,7 +47,7 @@ _OF_PREFLIGHT = re.compile(
 )
 
 
-def _tested(plan: Plan, settings: Settings, phase: Phase) -> Plan:
+def _require_preflight(plan: Plan, settings: Settings, phase: Phase) -> Plan:
     """The job's plan with a note when no preflight passed; refused when one is required."""
     if settings.instance.is_local and not settings.require_preflight:
         return plan
@@ -61,10 +61,10 @@ def _tested(plan: Plan, settings: Settings, phase: Phase) -> Plan:
 
 def _missing_preflight(settings: Settings, phase: Phase) -> str | None:
     """What to type first, when nothing says that these dependencies work on a machine that costs money."""
-    from runner.environment.passes import passed, subject_of
+    from runner.environment.passes import find_pass, preflight_input
 
-    subject = subject_of(settings, phase)
-    if (subject.is_empty and phase.source is None) or passed(settings, phase, subject):
+    subject = preflight_input(settings, phase)
+    if (subject.is_empty and phase.source is None) or find_pass(settings, phase, subject):
         return None
     words = [w for w in settings.typed if _OF_PREFLIGHT.fullmatch(w)]
     command = line_of(settings, *words, "action=preflight")
@@ -109,7 +109,7 @@ def planned(settings: Settings, declared: Job, work_of: Callable[[RunPaths], Wor
         command=work.command,
         paths=paths,
         files=work.files,
-        keeps_log=_is_old_log(settings, paths),
+        moves_old_log=_is_old_log(settings, paths),
     )
     submission = replace(
         submission,
@@ -136,7 +136,7 @@ def planned(settings: Settings, declared: Job, work_of: Callable[[RunPaths], Wor
         results=work.results,
         arguments=settings.typed,
     )
-    return _tested(plan, settings, phase)
+    return _require_preflight(plan, settings, phase)
 
 
 def _job_steps(settings: Settings, phase: Phase, code: Code, submission: Submission) -> tuple[Step, ...]:
@@ -144,9 +144,9 @@ def _job_steps(settings: Settings, phase: Phase, code: Code, submission: Submiss
     if settings.instance.is_local:
         return (setup_step(settings, phase), *_executor_of(settings).submit(submission))
     from runner.jobs.transfer import backup_step, sync_step
-    from runner.plan.command import sharing
+    from runner.plan.command import with_shared_connection
 
-    shared = sharing(settings, str(submission.paths.folder))
+    shared = with_shared_connection(settings, str(submission.paths.folder))
     home = (backup_step(shared, phase),) if phase.artifacts else ()
     job = _executor_of(shared).submit(submission)
     return (sync_step(shared, phase, code, submission), setup_step(shared, phase), *job, *home)
@@ -181,7 +181,7 @@ def _is_old_log(settings: Settings, paths: RunPaths) -> bool:
 
 def _job_notes(submission: Submission) -> tuple[str, ...]:
     """What a reader should know before consenting."""
-    if not submission.keeps_log:
+    if not submission.moves_old_log:
         return ()
     kept = submission.paths.folder / "run.log.before"
     return (f"{submission.paths.newest_log} is a file from before; it is kept as {kept}",)
@@ -197,7 +197,7 @@ def _shown_value(value: Value) -> str:
     """A value in a line for a reader: what would break the line, or cannot be seen, is escaped."""
     if isinstance(value, tuple):
         return f"[{', '.join(map(_shown_value, value))}]"
-    text = spelled(value)
+    text = script_text(value)
     return text if text.isprintable() and text.strip() else repr(text)
 
 
@@ -271,7 +271,7 @@ def logs(settings: Settings) -> Asking[Plan]:
     started = started_run(settings)
     _check_started(settings, started)
     paths = paths_of(settings, started)
-    way = settings if settings.lines is not None else sharing(settings, str(paths.folder))
+    way = settings if settings.lines is not None else with_shared_connection(settings, str(paths.folder))
     steps = _executor_for(way, started).logs(paths, settings.lines)
     plan = Plan(
         action="logs",
@@ -306,7 +306,7 @@ def _check_started(settings: Settings, started: Started) -> None:
     failed = failed_before_start(started.folder)
     if failed is None or (started.folder / "log").exists():
         return
-    doctor = own_line(settings, "doctor", f"run={started.name.partition('-')[0]}")
+    doctor = spell_next(settings, "doctor", f"run={started.name.partition('-')[0]}")
     raise NeverStarted(
         failed.exit_code,
         f"{started.name} never started, so it has no log: its step {failed.name} ended with exit code "
@@ -325,7 +325,7 @@ def stop(settings: Settings) -> Asking[Plan]:
         raise Unreachable(
             f"{started.target.name} does not answer, so that {started.name} cannot be stopped",
             "A run goes on without us, and so does the price of its machine.",
-            f"See it: {own_line(settings, 'status')}",
+            f"See it: {spell_next(settings, 'status')}",
         )
     runs = status.state is RunState.RUNNING
     return Plan(
@@ -348,7 +348,8 @@ def _not_running(settings: Settings, started: Started, status: RunStatus) -> str
     if status.is_anothers:
         return (
             f"{started.name} on {started.target.name} is not the run that was started from here: another "
-            f"laptop or a fresh clone started one of this name. See what runs: {own_line(settings, 'status')}"
+            f"laptop or a fresh clone started one of this name. "
+            f"See what runs: {spell_next(settings, 'status')}"
         )
     return f"{started.name} is not on {started.target.name}"
 
@@ -378,7 +379,7 @@ def _no_run(settings: Settings, folders: list[Path]) -> UsageError:
             f"run={settings.run}: {where} has no such run", *choices(settings.run, names, "Runs")
         )
     named = () if settings.phase else ("phase=NAME",)
-    return UsageError(f"{where} has no runs yet", f"Start one: {own_line(settings, 'JOB', *named)}")
+    return UsageError(f"{where} has no runs yet", f"Start one: {spell_next(settings, 'JOB', *named)}")
 
 
 def _target_in(folder: Path, otherwise: Target) -> Target:

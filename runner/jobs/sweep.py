@@ -81,12 +81,17 @@ def _in_batches_as_typed(settings: Settings, members: Sequence[SweptJob]) -> tup
     if not any(word.startswith("batch_size=") for word in settings.typed):
         return tuple(members)
     return tuple(
-        replace(m, job=replace(m.job, args=tuple(_smaller(pair, settings.batch_size) for pair in m.job.args)))
+        replace(
+            m,
+            job=replace(
+                m.job, args=tuple(_in_smaller_batches(pair, settings.batch_size) for pair in m.job.args)
+            ),
+        )
         for m in members
     )
 
 
-def _smaller(pair: tuple[str, Value], batch_size: int | None) -> tuple[str, Value]:
+def _in_smaller_batches(pair: tuple[str, Value], batch_size: int | None) -> tuple[str, Value]:
     """An argument, with the batch size of now if it is that."""
     return (pair[0], batch_size) if pair[0] == "batch_size" else pair
 
@@ -126,7 +131,7 @@ def _sweep_plan(
                 *_estimate(settings, declared, members),
                 ("results", settings.paths.shown(settings.paths.root / results) + "/"),
             ),
-            notes=_twins(members),
+            notes=_duplicates(members),
         )
 
     return (yield from planned(settings, declared, work))
@@ -216,7 +221,7 @@ def _shown_processes(processes: tuple[Process, ...]) -> str:
     return f"{text}; what is loaded ({', '.join(keys)}) is loaded once in each"
 
 
-def _twins(members: Sequence[SweptJob]) -> tuple[str, ...]:
+def _duplicates(members: Sequence[SweptJob]) -> tuple[str, ...]:
     """A note when members differ in nothing that the script is given."""
     distinct = len({repr((member.job.args, member.job.env)) for member in members})
     if distinct == len(members):

@@ -8,7 +8,7 @@ from runner.errors import UsageError
 from runner.executors.base import Submission
 from runner.executors.ssh import refused
 from runner.machines.probe import FILE_STATE, RECORDS
-from runner.plan.command import Command, home_or_path, quote, route_of, sh, spell
+from runner.plan.command import Command, home_or_path, quote, route_of, sh, shell_word
 from runner.plan.plan import HERE, Effect, Plan, Step, target_of
 from runner.plan.settings import Phase, Settings, Source
 from runner.research_log.code import Code, code_of, is_product
@@ -166,7 +166,7 @@ def _push(
 ) -> Command:
     """git's list without the products of runs, through rsync; then what vanished here is removed there."""
     folder = _folder_of(settings, phase)
-    route, root = route_of(settings), spell(home_or_path(settings.remote.root))
+    route, root = route_of(settings), shell_word(home_or_path(settings.remote.root))
     listed = sh(
         *("git", "--no-optional-locks", "--literal-pathspecs", "ls-files"),
         *("-co", "--exclude-standard", "-z", "--", folder),
@@ -192,7 +192,7 @@ def _push(
     new = quote(f"{pushed}.new")
     steps = [
         f"mkdir -p {quote(str(pushed.parent))} && cd {quote(str(settings.paths.root))}",
-        f"{files} | tee {new} | {route.copied(f'{rsync.text} ./ {route.far}', guard)}",
+        f"{files} | tee {new} | {route.rsync_or_255(f'{rsync.text} ./ {route.remote_dot}', guard)}",
         *_remove_vanished(settings, phase, pushed),
         f"mv {new} {quote(str(pushed))}",
     ]
@@ -256,7 +256,7 @@ def _size_of(settings: Settings, files: tuple[str, ...]) -> int:
 
 def _clone(settings: Settings, phase: Phase, source: Source, submission: Submission | None) -> Command:
     """The repository in the phase's folder on the machine, at the commit; what runs made there stays."""
-    folder, root = quote(_folder_of(settings, phase)), spell(home_or_path(settings.remote.root))
+    folder, root = quote(_folder_of(settings, phase)), shell_word(home_or_path(settings.remote.root))
     git, ref = quote(source.git), quote(source.ref)
     made = _product_names(phase)
     unless = sh(*(f":(exclude,literal){name}" for name in made)).text
@@ -292,7 +292,7 @@ def backup(settings: Settings) -> Asking[Plan]:
 def backup_step(settings: Settings, phase: Phase) -> Step:
     """Fetch, compare, put into place; again for what changed meanwhile."""
     route, folder = route_of(settings), _folder_of(settings, phase)
-    there = Command(f"cd {spell(home_or_path(settings.remote.root))}/{quote(folder)}")
+    there = Command(f"cd {shell_word(home_or_path(settings.remote.root))}/{quote(folder)}")
     names = sh(*(f"./{name.rstrip('/')}" for name in phase.artifacts)).text
     recorded = route.ssh(
         Command(f"{there.text} || exit\n{ORIGIN}\n{FILE_STATE}\n{RECORDS}\n{OUTSIDE}\nrecords {names}")
@@ -304,7 +304,7 @@ def backup_step(settings: Settings, phase: Phase) -> Step:
         phase=quote(str(here)),
         theirs=recorded.text,
         names=names,
-        fetch=route.copied(f"{route.rsync(*options, there=there).text} {route.far} $new/files"),
+        fetch=route.rsync_or_255(f"{route.rsync(*options, there=there).text} {route.remote_dot} $new/files"),
     )
     reason = f"{' '.join(phase.artifacts)} → {settings.paths.shown(here)}/, verified by checksum"
     return Step("backup", Command(f"({body})"), reason=reason)

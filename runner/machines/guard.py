@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from runner.errors import UsageError, choices
-from runner.machines.fleet import Seen, alias_for
-from runner.machines.lambda_api import Rented
-from runner.machines.ledger import Ledger, Machine
-from runner.machines.probe import HeldFile, HeldRun, Holdings, is_here
+from runner.machines.fleet import Fleet, alias_for
+from runner.machines.lambda_api import CloudInstance
+from runner.machines.ledger import Ledger, LedgerMachine
+from runner.machines.probe import HeldRun, MachineContents, RemoteFile, is_here
 from runner.plan.command import Route, home_or_path, sh
-from runner.plan.next_command import own_line
+from runner.plan.next_command import spell_next
 from runner.plan.settings import Settings
 from runner.research_log.code import is_product
 from runner.research_log.runs import failed_before_start, was_started
@@ -22,14 +22,14 @@ _CLOCK_SLACK_S = 24 * 3600.0
 
 
 @dataclass(frozen=True)
-class _Names:
+class _MachineNames:
     """What a machine is or was called. `own` mean it alone; an `alias` was another machine's before."""
 
     own: frozenset[str]
     aliases: frozenset[str]
 
 
-def _was_asked_for_here(ledger: Ledger, machine: Rented) -> bool:
+def _was_asked_for_here(ledger: Ledger, machine: CloudInstance) -> bool:
     """Whether our own request for it is on record, so that no run of ours can be older than the record.
 
     A ledger that was rebuilt from the cloud's list, and one of another computer, hold no such request.
@@ -38,7 +38,7 @@ def _was_asked_for_here(ledger: Ledger, machine: Rented) -> bool:
     return known is not None and known.was_asked_for
 
 
-def _recorded_runs(settings: Settings, machine: Rented, ledger: Ledger) -> list[Path]:
+def _runs_started_on(settings: Settings, machine: CloudInstance, ledger: Ledger) -> list[Path]:
     """The folders here of runs that were, or may have been, started on this machine."""
     names = _names_of(settings, machine, ledger.by_id(machine.id))
     log = settings.paths.research_log
@@ -47,21 +47,21 @@ def _recorded_runs(settings: Settings, machine: Rented, ledger: Ledger) -> list[
     return sorted(told | set(_runs_in_ledger(names, ledger.by_id(machine.id))))
 
 
-def _runs_in_ledger(names: _Names, known: Machine | None) -> list[Path]:
+def _runs_in_ledger(names: _MachineNames, known: LedgerMachine | None) -> list[Path]:
     """Those that the ledger tells of since the machine was asked for: of any research log, by any clock."""
     called = names.own | names.aliases
     folders = [Path(run.folder) for run in (known.runs if known else ()) if run.name in called]
     return [folder for folder in folders if was_started(folder)]
 
 
-def _names_of(settings: Settings, machine: Rented, known: Machine | None) -> _Names:
+def _names_of(settings: Settings, machine: CloudInstance, known: LedgerMachine | None) -> _MachineNames:
     """All of them: it may have been renamed in the console, or reached by its address."""
     own = {machine.id, machine.name, machine.ip, *((known.name, known.ip) if known else ())}
     aliases = {alias_for(settings, machine), *((known.alias,) if known else ())}
-    return _Names(frozenset(name for name in own if name), frozenset(aliases))
+    return _MachineNames(frozenset(name for name in own if name), frozenset(aliases))
 
 
-def _may_be_of(plan: Path, names: _Names, machine: Rented, ledger: Ledger) -> bool:
+def _may_be_of(plan: Path, names: _MachineNames, machine: CloudInstance, ledger: Ledger) -> bool:
     """Whether this run may have been started on the machine; a plan that cannot be read may be its."""
     try:
         at = plan.stat().st_mtime
@@ -74,7 +74,7 @@ def _may_be_of(plan: Path, names: _Names, machine: Rented, ledger: Ledger) -> bo
     return name in names.own or (name in names.aliases and _is_of_its_time(at, name, machine, ledger))
 
 
-def _is_of_its_time(at: float, alias: str, machine: Rented, ledger: Ledger) -> bool:
+def _is_of_its_time(at: float, alias: str, machine: CloudInstance, ledger: Ledger) -> bool:
     """Whether a run that began then can be of this machine, rather than of an earlier one of the alias."""
     known = ledger.by_id(machine.id)
     since = known.since if known else float("inf")
@@ -91,17 +91,17 @@ _MANY = 100  # names that a refusal lists before it counts the rest
 
 
 @dataclass(frozen=True)
-class Loss:
+class Guard:
     """What would go with the machine: alive runs and files that `discard` does not name, and what it names.
 
-    `num_here` files are here, byte for byte. `unseen` says why nobody knows what else is there.
+    `num_here` files are here, byte for byte. `unknown_because` says why nobody knows what else is there.
     """
 
     alive: tuple[HeldRun, ...] = ()
-    files: tuple[HeldFile, ...] = ()
-    unseen: str = ""
+    files: tuple[RemoteFile, ...] = ()
+    unknown_because: str = ""
     given_up_runs: tuple[HeldRun, ...] = ()
-    given_up_files: tuple[HeldFile, ...] = ()
+    given_up_files: tuple[RemoteFile, ...] = ()
     accepts_unseen: bool = False
     num_here: int = 0
 
@@ -109,8 +109,10 @@ class Loss:
     def reason(self) -> str | None:
         """Why the machine must not go yet."""
         parts = []
-        if self.unseen:
-            parts.append(f"it cannot be seen what is on it ({self.unseen}), so nothing there is backed up")
+        if self.unknown_because:
+            parts.append(
+                f"it cannot be seen what is on it ({self.unknown_because}), so nothing there is backed up"
+            )
         if self.alive:
             parts.append(f"alive: {listed([run.folder for run in self.alive])}")
         if self.files:
@@ -141,7 +143,9 @@ def listed(names: list[str]) -> str:
     return ", ".join(names[:_MANY]) + more
 
 
-def loss_of(settings: Settings, seen: Seen, machine: Rented, held: Holdings | None) -> Loss:
+def check_loss(
+    settings: Settings, seen: Fleet, machine: CloudInstance, held: MachineContents | None
+) -> Guard:
     """What is alive, what is not here, what nobody can see; less what `discard` names.
 
     UsageError for a word of `discard` that may mean one thing or another.
@@ -149,19 +153,19 @@ def loss_of(settings: Settings, seen: Seen, machine: Rented, held: Holdings | No
     accepts = UNREACHABLE in settings.discard
     if held is None:
         unseen = why_unseen(settings, seen, machine)
-        return Loss(unseen="" if accepts else unseen, accepts_unseen=accepts and bool(unseen))
+        return Guard(unknown_because="" if accepts else unseen, accepts_unseen=accepts and bool(unseen))
     astray = _elsewhere(settings, seen, machine, held)
     missing = tuple(file for file in held.files if not is_here(file, settings.paths.root))
     words = [word for word in settings.discard if word != UNREACHABLE]
-    meant = _Meant.of(words, held, missing)
+    meant = _DiscardSelection.of(words, held, missing)
     alive = [run for run in held.runs if run.is_alive]
     dying = [run for run in alive if run.folder in meant.runs]
     of_dying = [file for file in missing if any(meant.is_of(run, file) for run in dying)]
     rest = [file for file in missing if file not in of_dying]
-    return Loss(
+    return Guard(
         alive=tuple(run for run in alive if run not in dying),
         files=tuple(file for file in rest if not meant.gives_up(file)),
-        unseen="" if accepts else astray,
+        unknown_because="" if accepts else astray,
         accepts_unseen=accepts and bool(astray),
         given_up_runs=tuple(dying),
         given_up_files=tuple(file for file in rest if meant.gives_up(file)),
@@ -172,7 +176,7 @@ def loss_of(settings: Settings, seen: Seen, machine: Rented, held: Holdings | No
 # ------------------------------------------------------------------------------ what cannot be seen
 
 
-def why_unseen(settings: Settings, seen: Seen, machine: Rented) -> str:
+def why_unseen(settings: Settings, seen: Fleet, machine: CloudInstance) -> str:
     """Why what is on a machine into which nobody can look is not known; empty where it is: nothing.
 
     That needs our own request for the machine on record, and no run of ours that may have gone there.
@@ -180,18 +184,18 @@ def why_unseen(settings: Settings, seen: Seen, machine: Rented) -> str:
     why = no_answer(machine)
     if not _was_asked_for_here(seen.ledger, machine):
         return f"{why}, and its launch is not on record here, so others may have started runs on it"
-    runs = [folder.name for folder in _recorded_runs(settings, machine, seen.ledger)]
+    runs = [folder.name for folder in _runs_started_on(settings, machine, seen.ledger)]
     return f"{why}, and runs may have been started on it: {listed(runs)}" if runs else ""
 
 
-def no_answer(machine: Rented) -> str:
+def no_answer(machine: CloudInstance) -> str:
     """`it is booting and has no address`, or that ssh does not answer."""
     return f"it is {machine.status} and has no address" if machine.ip is None else "it does not answer ssh"
 
 
-def _elsewhere(settings: Settings, seen: Seen, machine: Rented, held: Holdings) -> str:
+def _elsewhere(settings: Settings, seen: Fleet, machine: CloudInstance, held: MachineContents) -> str:
     """The runs that were started from here and that the machine does not show: we look in a wrong place."""
-    recorded = _recorded_runs(settings, machine, seen.ledger)
+    recorded = _runs_started_on(settings, machine, seen.ledger)
     started = [f for f in recorded if (failed := failed_before_start(f)) is None or failed.exit_code == 255]
     astray = [
         settings.paths.shown(folder)
@@ -209,7 +213,7 @@ def _elsewhere(settings: Settings, seen: Seen, machine: Rented, held: Holdings) 
 
 
 @dataclass(frozen=True)
-class _Meant:
+class _DiscardSelection:
     """What the words of `discard` mean on this machine: folders of runs, and other paths.
 
     Nobody can say which run of a phase left an artifact. So it goes with its runs when all of them go.
@@ -220,7 +224,7 @@ class _Meant:
     phases: frozenset[str] = frozenset()  # the folders of those whose runs all go
 
     @staticmethod
-    def of(words: list[str], held: Holdings, missing: tuple[HeldFile, ...]) -> "_Meant":
+    def of(words: list[str], held: MachineContents, missing: tuple[RemoteFile, ...]) -> "_DiscardSelection":
         """A word that is a run's is only the run; UsageError where it may be one thing or another."""
         runs: set[str] = set()
         paths: set[str] = set()
@@ -235,14 +239,14 @@ class _Meant:
             (runs if named else paths).update(found)
         stay = {_phase_of(run.folder) for run in held.runs if run.folder not in runs}
         phases = {phase for run in runs if (phase := _phase_of(run))} - stay
-        return _Meant(frozenset(runs), frozenset(paths), frozenset(phases))
+        return _DiscardSelection(frozenset(runs), frozenset(paths), frozenset(phases))
 
-    def is_of(self, run: HeldRun, file: HeldFile) -> bool:
+    def is_of(self, run: HeldRun, file: RemoteFile) -> bool:
         """Whether the file is this run's: in its folder, or an artifact that goes with it."""
         phase = _phase_of(run.folder)
         return is_below(file.path, run.folder) or (phase in self.phases and is_below(file.path, phase))
 
-    def gives_up(self, file: HeldFile) -> bool:
+    def gives_up(self, file: RemoteFile) -> bool:
         """Whether this file may go: it is named, or in a folder that is, or its runs are."""
         return any(is_below(file.path, path) for path in (*self.runs, *self.phases, *self.paths))
 
@@ -275,7 +279,7 @@ def is_below(path: str, folder: str) -> bool:
     return path == folder or path.startswith(f"{folder}/")
 
 
-def unmatched(discard: tuple[str, ...], held: Holdings | None, loss: Loss) -> tuple[str, ...]:
+def unmatched(discard: tuple[str, ...], held: MachineContents | None, loss: Guard) -> tuple[str, ...]:
     """What `discard` names and the machine does not hold: it accepts no loss, so it may be a slip."""
     if held is None:
         return ()
@@ -305,27 +309,27 @@ class Declared:
     artifacts: tuple[str, ...] = ()
 
 
-def remedies(
-    settings: Settings, machine: Rented, loss: Loss, declared: dict[str, Declared]
+def rescue_lines(
+    settings: Settings, machine: CloudInstance, loss: Guard, declared: dict[str, Declared]
 ) -> tuple[str, ...]:
     """A line for each way home, and one for the loss."""
-    where = _Where(settings, machine, declared)
+    where = _Rescue(settings, machine, declared)
     lines = [
         *where.waits(loss),
         *where.logs(loss),
         *where.backups(loss),
         *where.copies(loss),
-        *_hopeless(loss),
+        *_unrescuable(loss),
     ]
     return (*dict.fromkeys(lines), f"to accept the loss: {where.giving_up(_named(loss))}")
 
 
 @dataclass(frozen=True)
-class _Where:
+class _Rescue:
     """The machine, and the phases that are known here."""
 
     settings: Settings
-    machine: Rented
+    machine: CloudInstance
     declared: dict[str, Declared]
 
     def line(self, action: str, folder: str | None, *more: str) -> str:
@@ -333,18 +337,18 @@ class _Where:
         phase = (f"phase={self.declared[folder].choice}",) if folder else ()
         which = self.machine.name or self.machine.id
         words = (*phase, *_kind_of(self.settings, self.machine), *more)
-        return own_line(self.settings, action, *words, machine=which)
+        return spell_next(self.settings, action, *words, machine=which)
 
     def giving_up(self, words: list[str]) -> str:
         """The command line that ends the machine all the same."""
         return self.line("terminate", None, f"discard=[{', '.join(words)}]")
 
-    def waits(self, loss: Loss) -> list[str]:
+    def waits(self, loss: Guard) -> list[str]:
         """For runs that are alive: their end."""
         runs = [run.folder for run in loss.alive if self.is_ours(run.folder)]
         return [f"to wait for its end: {self.logs_line(run)}" for run in runs]
 
-    def logs(self, loss: Loss) -> list[str]:
+    def logs(self, loss: Guard) -> list[str]:
         """For the logs of runs that were started here: only whoever follows a log may write it."""
         runs = [file.path.removesuffix("/log") for file in loss.files if self.is_log(file)]
         return [f"to bring its log home: {self.logs_line(run)}" for run in runs]
@@ -354,7 +358,7 @@ class _Where:
         folder, name = self.split(run)
         return self.line("logs", self.phase_in(folder), f"run={name.removeprefix('runs/')}")
 
-    def backups(self, loss: Loss) -> list[str]:
+    def backups(self, loss: Guard) -> list[str]:
         """For what a backup brings: as the phase declares it, and else by its name."""
         folders = sorted({self.split(run.folder)[0] for run in loss.alive} | set(self.by_folder(loss)))
         lines = []
@@ -371,18 +375,18 @@ class _Where:
                 lines.append(f"to bring home what no artifact names: {self.line('backup', phase, wanted)}")
         return lines
 
-    def copies(self, loss: Loss) -> list[str]:
+    def copies(self, loss: Guard) -> list[str]:
         """For what belongs to no phase that is known here: rsync itself."""
         config = None if self.settings.ssh.is_default else self.settings.ssh.config
         route = Route(alias_for(self.settings, self.machine), config)
         there = sh("cd", home_or_path(self.settings.remote.root))
         rsync = route.rsync("-arR", "--from0", "--files-from=-", there=there).text
-        fetch = f"{rsync} {route.far} {sh(f'{self.settings.paths.root}/').text}"
+        fetch = f"{rsync} {route.remote_dot} {sh(f'{self.settings.paths.root}/').text}"
         strangers = {f: names for f, names in self.by_folder(loss).items() if self.phase_in(f) is None}
         listed = [sh("printf", r"%s\0", *(f"{f}/{n}" for n in names)).text for f, names in strangers.items()]
         return [f"to bring it home: {names} | {fetch}" for names in listed]
 
-    def by_folder(self, loss: Loss) -> dict[str, list[str]]:
+    def by_folder(self, loss: Guard) -> dict[str, list[str]]:
         """Folder of runs → the files in it that can be fetched; where they are many, what they are in."""
         found: dict[str, list[str]] = {}
         for file in loss.files:
@@ -390,7 +394,7 @@ class _Where:
                 folder, name = self.split(file.path)
                 found.setdefault(folder, []).append(name)
         return {
-            folder: names if len(names) <= _FEW else list(dict.fromkeys(map(_part_of, names)))
+            folder: names if len(names) <= _FEW else list(dict.fromkeys(map(_top_folder, names)))
             for folder, names in found.items()
         }
 
@@ -405,7 +409,7 @@ class _Where:
         log, _, phase = folder.partition("/")
         return phase if log == self.settings.paths.research_log.name and phase in self.declared else None
 
-    def is_log(self, file: HeldFile) -> bool:
+    def is_log(self, file: RemoteFile) -> bool:
         """Whether it is the log of a run that was started here, from a phase that is configured or none."""
         return file.path.endswith("/log") and self.is_ours(file.path.removesuffix("/log"))
 
@@ -422,13 +426,13 @@ def _is_of_run(name: str) -> bool:
     return _IN_RUN.fullmatch(name) is not None
 
 
-def _part_of(name: str) -> str:
+def _top_folder(name: str) -> str:
     """`checkpoints` of `checkpoints/1/a.pt`, `runs/0001-train/.hydra` of what is in there."""
     parts = name.split("/")
     return "/".join(parts[: 3 if parts[0] == "runs" else 1])
 
 
-def _hopeless(loss: Loss) -> list[str]:
+def _unrescuable(loss: Guard) -> list[str]:
     """What has to be seen to on the machine first."""
     by_state = {file.checksum for file in loss.files}
     lines = []
@@ -439,13 +443,13 @@ def _hopeless(loss: Loss) -> list[str]:
     return lines
 
 
-def _named(loss: Loss) -> list[str]:
+def _named(loss: Guard) -> list[str]:
     """The words of `discard` that accept this loss; many files by the runs and folders they are in."""
     runs = [run.folder for run in loss.alive]
     files = [file.path for file in loss.files]
     if len(runs) + len(files) > _FEW:
         files = list(dict.fromkeys(_folder_of(path) for path in files))
-    return [*([UNREACHABLE] if loss.unseen else []), *dict.fromkeys([*runs, *files])]
+    return [*([UNREACHABLE] if loss.unknown_because else []), *dict.fromkeys([*runs, *files])]
 
 
 def _folder_of(path: str) -> str:
@@ -454,7 +458,7 @@ def _folder_of(path: str) -> str:
     return match[0] if match else "/".join(path.split("/")[:3])
 
 
-def _kind_of(settings: Settings, machine: Rented) -> tuple[str, ...]:
+def _kind_of(settings: Settings, machine: CloudInstance) -> tuple[str, ...]:
     """`instance=…` where none was typed: the phase's own may be this computer, from which nothing comes."""
     known = {file.stem for folder in settings.paths.conf for file in (folder / "instance").glob("*.yaml")}
     typed = any(word.startswith("instance=") for word in settings.typed)

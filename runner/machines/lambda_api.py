@@ -1,4 +1,13 @@
-"""The cloud's API: requests, readers of its answers, and what its errors mean."""
+"""The cloud's HTTP API as pure requests and readers, and every way it says no.
+
+Field names and limits are those of its version 1.10. Every enumeration is open and every answer may hold
+more than is named here: a reader takes what it knows. What is missing or of another type is a RunnerError
+that names the request, never a traceback.
+
+An error says what happened, whether money is being spent, and what to type next. An answer need not be the
+API's: a proxy before it answers 403, 429 and 5xx with text or HTML. The tables are by `error.code`;
+messages are shown, never read.
+"""
 
 import email.utils
 import json
@@ -16,40 +25,40 @@ STATUS = "What is running and what it costs: python -m runner action=status"
 
 
 @dataclass(frozen=True)
-class _Told:
+class _Advice:
     """How an error code is told: the class decides the exit code, `hints` are lines for a person."""
 
     error: type[RunnerError]
     hints: tuple[str, ...]
 
 
-TOLD = {
-    "global/invalid-api-key": _Told(
+ADVICE = {
+    "global/invalid-api-key": _Advice(
         UsageError,
         (f"Make a key at {KEYS_PAGE} and export LAMBDA_API_KEY=…", "Machines that run go on being billed."),
     ),
-    "global/account-inactive": _Told(
+    "global/account-inactive": _Advice(
         UsageError,
         (
             "Verify the e-mail address and the payment method of the account.",
             "Machines that run are billed meanwhile. Then: python -m runner action=status",
         ),
     ),
-    "global/invalid-address": _Told(
+    "global/invalid-address": _Advice(
         UsageError, ("Put the billing address of the account right.", _NOTHING_RENTED, STATUS)
     ),
-    "global/forbidden": _Told(
+    "global/forbidden": _Advice(
         UsageError, ("Ask an administrator of the account for a role that may do this.", STATUS)
     ),
-    "global/invalid-parameters": _Told(UsageError, (_NOTHING_RENTED, STATUS)),
-    "global/object-does-not-exist": _Told(
+    "global/invalid-parameters": _Advice(UsageError, (_NOTHING_RENTED, STATUS)),
+    "global/object-does-not-exist": _Advice(
         UsageError, ("Types and regions: python -m runner action=available", STATUS)
     ),
-    "global/not-found": _Told(
+    "global/not-found": _Advice(
         UsageError, ("Is cloud.base_url right? The key may also lack a role for this.", STATUS)
     ),
-    "global/duplicate": _Told(UsageError, ("The name is taken. Nothing was made.", STATUS)),
-    "global/quota-exceeded": _Told(
+    "global/duplicate": _Advice(UsageError, ("The name is taken. Nothing was made.", STATUS)),
+    "global/quota-exceeded": _Advice(
         Refused,
         (
             _NOTHING_RENTED,
@@ -57,12 +66,12 @@ TOLD = {
             "Machines: python -m runner action=status",
         ),
     ),
-    "global/conflict": _Told(
+    "global/conflict": _Advice(
         TryLater, ("Another action on this machine is under way; it is billed.", STATUS)
     ),
-    "global/internal-error": _Told(Unreachable, ("Try again in a minute.", STATUS)),
-    "global/unknown": _Told(Unreachable, ("Try again in a minute.", STATUS)),
-    "instance-operations/launch/insufficient-capacity": _Told(
+    "global/internal-error": _Advice(Unreachable, ("Try again in a minute.", STATUS)),
+    "global/unknown": _Advice(Unreachable, ("Try again in a minute.", STATUS)),
+    "instance-operations/launch/insufficient-capacity": _Advice(
         TryLater,
         (
             _NOTHING_RENTED,
@@ -70,25 +79,25 @@ TOLD = {
             "Others: python -m runner action=available",
         ),
     ),
-    "instance-operations/launch/file-system-in-wrong-region": _Told(
+    "instance-operations/launch/file-system-in-wrong-region": _Advice(
         UsageError, (_NOTHING_RENTED, "A filesystem is mounted in its own region only: instance.regions=[…]")
     ),
-    "instance-operations/launch/file-systems-not-supported": _Told(
+    "instance-operations/launch/file-systems-not-supported": _Advice(
         UsageError, (_NOTHING_RENTED, "Leave it out: instance.filesystem=null")
     ),
-    "filesystems/filesystem-in-use": _Told(UsageError, ("It is billed until it is deleted.", STATUS)),
-    "firewall-rulesets/firewall-ruleset-in-use": _Told(UsageError, ("Nothing was changed.", STATUS)),
-    "ssh-keys/key-in-use": _Told(UsageError, ("Nothing was changed.", STATUS)),
-    "support-tickets/creation-failed": _Told(UsageError, ("Nothing was rented.", STATUS)),
+    "filesystems/filesystem-in-use": _Advice(UsageError, ("It is billed until it is deleted.", STATUS)),
+    "firewall-rulesets/firewall-ruleset-in-use": _Advice(UsageError, ("Nothing was changed.", STATUS)),
+    "ssh-keys/key-in-use": _Advice(UsageError, ("Nothing was changed.", STATUS)),
+    "support-tickets/creation-failed": _Advice(UsageError, ("Nothing was rented.", STATUS)),
 }
-_PROVIDER = _Told(Unreachable, ("The cloud's own provider does not answer. Try again in a minute.", STATUS))
+_PROVIDER = _Advice(Unreachable, ("The cloud's own provider does not answer. Try again in a minute.", STATUS))
 
 CAPACITY = "instance-operations/launch/insufficient-capacity"
 WRONG_REGION = "instance-operations/launch/file-system-in-wrong-region"
 
 # The answers after which a launch has certainly not happened. Anything else leaves a doubt.
 DEFINITE_REFUSALS = frozenset(
-    code for code in TOLD if code not in ("global/internal-error", "global/conflict", "global/unknown")
+    code for code in ADVICE if code not in ("global/internal-error", "global/conflict", "global/unknown")
 )
 
 
@@ -101,7 +110,7 @@ class CloudError:
     suggestion: str
 
 
-def envelope(result: Result) -> CloudError:
+def parse_error(result: Result) -> CloudError:
     """What an answer says of its failure, whoever wrote it."""
     try:
         error = json.loads(result.stdout)["error"]
@@ -128,8 +137,8 @@ def cloud_error(request: Request, result: Result) -> RunnerError | None:
         return (
             None if _is_data(result) else Unreachable(f"{asked} answered with {_first_words(result)}", STATUS)
         )
-    told = envelope(result)
-    known = TOLD.get(told.code or "")
+    told = parse_error(result)
+    known = ADVICE.get(told.code or "")
     if known is None and (told.code or "").startswith("provider/"):
         known = _PROVIDER
     if known is not None:
@@ -137,7 +146,7 @@ def cloud_error(request: Request, result: Result) -> RunnerError | None:
         return known.error(
             f"The cloud says: {told.message or told.code} ({told.code})", *suggestion, *known.hints
         )
-    return _by_status(asked, result, told)
+    return _from_status(asked, result, told)
 
 
 def _is_data(result: Result) -> bool:
@@ -148,7 +157,7 @@ def _is_data(result: Result) -> bool:
         return False
 
 
-def _by_status(asked: str, result: Result, told: CloudError) -> RunnerError:
+def _from_status(asked: str, result: Result, told: CloudError) -> RunnerError:
     """An answer without a code that we know, by its HTTP status."""
     said = f"{told.message} ({told.code})" if told.code else told.message
     if result.status is None:
@@ -214,7 +223,7 @@ class InstanceType:
 
 
 @dataclass(frozen=True)
-class Rented:
+class CloudInstance:
     """An instance as the list shows it. `ip` appears while it boots; `status` may be a word of the future."""
 
     id: str
@@ -258,7 +267,7 @@ def list_types(base: str) -> Fact[tuple[InstanceType, ...]]:
     return _get(f"{base}/instance-types", _types)
 
 
-def list_instances(base: str) -> Fact[tuple[Rented, ...]]:
+def list_instances(base: str) -> Fact[tuple[CloudInstance, ...]]:
     """All instances of the account, ours and others'."""
     return _get(f"{base}/instances", lambda data: tuple(map(instance_of, data)))
 
@@ -336,7 +345,7 @@ def launched_id(result: Result) -> str | None:
 
 
 def _payload(request: Request, result: Result) -> Any:
-    """What stands behind `data`; the error that the cloud told, or that nobody told anything."""
+    """The answer's `data`; raises the API's error, or Unreachable without a usable answer."""
     error = cloud_error(request, result)
     if error is not None:
         raise error
@@ -383,10 +392,10 @@ def _usd(kind: Any) -> float:
     return int(kind["price_cents_per_hour"]) / 100
 
 
-def instance_of(row: Any) -> Rented:
+def instance_of(row: Any) -> CloudInstance:
     """One row of the list; what a booting or a terminated instance leaves out is left out here."""
     kind = row.get("instance_type") or {}
-    return Rented(
+    return CloudInstance(
         id=str(row["id"]),
         name=str(row.get("name") or ""),
         status=str(row.get("status") or "unknown"),

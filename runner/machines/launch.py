@@ -9,11 +9,11 @@ from typing import Any
 from runner.errors import UsageError, choices
 from runner.machines.fleet import (
     OTHER_KEY,
-    Seen,
-    called,
+    Fleet,
+    answers_to,
     launch_alias,
     launch_name,
-    look,
+    list_fleet,
     needs_rented,
     rent_line,
 )
@@ -30,7 +30,7 @@ from runner.machines.lambda_api import (
     list_types,
 )
 from runner.plan.command import Command, identity_of, sh
-from runner.plan.next_command import own_line
+from runner.plan.next_command import spell_next
 from runner.plan.plan import Effect, Offer, Plan, Step, Target
 from runner.plan.settings import Settings
 from runner.world.world import Asking, Fact
@@ -76,7 +76,7 @@ _TAG = "fractal-runner"
 
 
 @dataclass(frozen=True)
-class Wanted:
+class LaunchChoice:
     """Everything a launch rests on. `reason` says why there is nothing to rent, or why it is refused."""
 
     alias: str
@@ -93,39 +93,39 @@ class Wanted:
 
 def launch(settings: Settings) -> Asking[Plan]:
     """The attempts in order of preference; nothing while a machine of this name may be running."""
-    wanted = yield from _wanted_machine(settings)
+    wanted = yield from _launch_choice(settings)
     return _launch_plan(settings, wanted, "launch")
 
 
 def up(settings: Settings) -> Asking[Plan]:
     """launch's plan in full, then the two verbs that follow it as the runner's own command lines."""
-    wanted = yield from _wanted_machine(settings)
+    wanted = yield from _launch_choice(settings)
     plan = _launch_plan(settings, wanted, "up")
     if plan.refused:
         return plan
     follow = (
         Step(
             "wait",
-            Command(own_line(settings, "wait", machine=wanted.name)),
+            Command(spell_next(settings, "wait", machine=wanted.name)),
             Effect.READ,
             reason="until ssh answers and CUDA works; it is billed meanwhile",
         ),
         Step(
             "setup-ssh",
-            Command(own_line(settings, "setup-ssh", machine=wanted.name) + " confirm=true"),
+            Command(spell_next(settings, "setup-ssh", machine=wanted.name) + " confirm=true"),
             reason=f"ssh {wanted.alias} in every terminal",
         ),
     )
     notes = plan.notes + ((f"nothing is rented: {plan.reason}",) if plan.reason else ())
-    return replace(plan, steps=plan.steps + follow, reason=None, notes=notes, then=f"ssh {wanted.alias}")
+    return replace(plan, steps=plan.steps + follow, reason=None, notes=notes, next=f"ssh {wanted.alias}")
 
 
-def _wanted_machine(settings: Settings) -> Asking[Wanted]:
+def _launch_choice(settings: Settings) -> Asking[LaunchChoice]:
     """Ask the cloud what there is; UsageError for what it does not have."""
     needs_rented(settings)
     alias = launch_alias(settings)
-    seen = yield from look(settings)
-    if (blocked := already_there(settings, alias, seen)) is not None:
+    seen = yield from list_fleet(settings)
+    if (blocked := existing_machine(settings, alias, seen)) is not None:
         return blocked
     types = yield list_types(settings.base_url)
     regions = yield list_regions(settings.base_url)
@@ -136,26 +136,26 @@ def _wanted_machine(settings: Settings) -> Asking[Wanted]:
     free = frozenset((kind.name, region) for kind in kinds for region in kind.regions)
     if kinds and not any((o.type, o.region) in free for o in offers):
         notes += ("none of these is free at the moment, says the cloud; wait_for_capacity=2h waits for one",)
-    wanted = Wanted(alias, launch_name(settings, seen), offers, key, is_new, notes=notes, free=free)
+    wanted = LaunchChoice(alias, launch_name(settings, seen), offers, key, is_new, notes=notes, free=free)
     reason = _refusal(settings, seen, types, offers)
     return replace(wanted, reason=reason, refused=reason is not None)
 
 
-def already_there(settings: Settings, alias: str, seen: Seen) -> Wanted | None:
+def existing_machine(settings: Settings, alias: str, seen: Fleet) -> LaunchChoice | None:
     """A machine of this name that is alive, or that may be."""
-    another = f"machine=<new name> rents another; to see: {own_line(settings, 'status')}"
+    another = f"machine=<new name> rents another; to see: {spell_next(settings, 'status')}"
     for instance in seen.alive:
-        if called(instance, alias):
+        if answers_to(instance, alias):
             what = f"{instance.name} ({instance.id}) is {instance.status}, at ${instance.usd_per_hour:.2f}/h"
-            return Wanted(
+            return LaunchChoice(
                 alias, instance.name, reason=f"{what}; {another}", basis=(("machine", instance.id),)
             )
-    for machine in seen.doubtful():
+    for machine in seen.unconfirmed():
         if machine.alias == alias:
-            is_elsewhere = machine in seen.elsewhere()
+            is_elsewhere = machine in seen.on_another_account()
             why = OTHER_KEY if is_elsewhere else "asked for and is not listed yet: it may be running"
             what = f"{machine.name} was {why}"
-            return Wanted(
+            return LaunchChoice(
                 alias, machine.name, reason=f"{what}; {another}", basis=(("machine", machine.name),)
             )
     return None
@@ -248,7 +248,7 @@ def _public_key(settings: Settings) -> Asking[str]:
 
 
 def _refusal(
-    settings: Settings, seen: Seen, types: tuple[InstanceType, ...], offers: tuple[Offer, ...]
+    settings: Settings, seen: Fleet, types: tuple[InstanceType, ...], offers: tuple[Offer, ...]
 ) -> str | None:
     """Why this launch is refused: above the ceiling, or above the budget."""
     if not offers:
@@ -268,7 +268,7 @@ def _refusal(
     return None
 
 
-def _launch_plan(settings: Settings, wanted: Wanted, action: str) -> Plan:
+def _launch_plan(settings: Settings, wanted: LaunchChoice, action: str) -> Plan:
     """What is wanted, as a plan."""
     offers = wanted.offers
     first = offers[0] if offers else None
@@ -295,12 +295,12 @@ def _launch_plan(settings: Settings, wanted: Wanted, action: str) -> Plan:
         refused=wanted.refused,
         details=_launch_details(settings, wanted),
         notes=wanted.notes,
-        patience_s=settings.wait_for_capacity_s or 0.0,
-        then=own_line(settings, "wait", machine=wanted.name),
+        wait_for_capacity_s=settings.wait_for_capacity_s or 0.0,
+        next=spell_next(settings, "wait", machine=wanted.name),
     )
 
 
-def _launch_steps(settings: Settings, wanted: Wanted) -> tuple[Step, ...]:
+def _launch_steps(settings: Settings, wanted: LaunchChoice) -> tuple[Step, ...]:
     """The key, if the account does not know it, then the attempts."""
     if wanted.key is None:
         return ()
@@ -326,7 +326,7 @@ def _launch_steps(settings: Settings, wanted: Wanted) -> tuple[Step, ...]:
     return tuple(steps)
 
 
-def _launch_details(settings: Settings, wanted: Wanted) -> tuple[tuple[str, str], ...]:
+def _launch_details(settings: Settings, wanted: LaunchChoice) -> tuple[tuple[str, str], ...]:
     """What a person weighs before paying."""
     if not wanted.offers:
         return ()

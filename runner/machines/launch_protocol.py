@@ -10,19 +10,19 @@ from dataclasses import dataclass, field
 from runner.errors import RunnerError, TryLater, Unreachable
 from runner.machines.fleet import MISS_PAUSE_S, NUM_MISSES, launched_record
 from runner.machines.lambda_api import (
+    ADVICE,
     CAPACITY,
     DEFINITE_REFUSALS,
     STATUS,
-    TOLD,
     WRONG_REGION,
-    Rented,
+    CloudInstance,
     bare_key,
     cloud_error,
-    envelope,
     launched_id,
     list_instances,
     list_ssh_keys,
     list_types,
+    parse_error,
     retry_after_s,
 )
 from runner.machines.ledger import SETTLE_S, UNANSWERED, alias_of
@@ -39,7 +39,7 @@ _NOT_SENT = 7  # curl's code for a connection that never came about
 
 
 @dataclass(frozen=True)
-class Sent:
+class Outcome:
     """What came of one step."""
 
     step: Step
@@ -60,17 +60,17 @@ class Launch:
     name: str
     digest: str
     in_doubt: bool = False
-    sent: dict[int, Sent] = field(default_factory=dict)
+    sent: dict[int, Outcome] = field(default_factory=dict)
     instance_id: str | None = None
     account: str = ""
 
-    def result(self) -> tuple[Sent, ...]:
+    def result(self) -> tuple[Outcome, ...]:
         """The attempts that were made, in order."""
         return tuple(self.sent[number] for number in sorted(self.sent))
 
 
-def launching(attempts: tuple[Step, ...], digest: str, patience_s: float) -> Asking[Launch]:
-    """Make the attempts until one succeeds; for `patience_s` ask again for those that have nothing free.
+def launch_any(attempts: tuple[Step, ...], digest: str, wait_for_capacity_s: float) -> Asking[Launch]:
+    """Make the attempts until one succeeds; for `wait_for_capacity_s` repeat those with nothing free.
 
     An attempt that the catalogue says has nothing free is not sent (a launch can be asked for every
     12 seconds only); one that it offers may still be refused: the next one is made.
@@ -88,14 +88,14 @@ def launching(attempts: tuple[Step, ...], digest: str, patience_s: float) -> Ask
                 yield from _look_for_twins(launch)
                 return launch
         waited = (yield Now()) - started
-        if waited >= patience_s:
+        if waited >= wait_for_capacity_s:
             yield from _nothing_was_free(launch)
             return launch
-        left = min(_CAPACITY_POLL_S, patience_s - waited)
+        left = min(_CAPACITY_POLL_S, wait_for_capacity_s - waited)
         what = ", ".join(dict.fromkeys(step.offer.type for step in attempts if step.offer))
         yield Pause(
             left,
-            f"no {what} is free; waiting {waited / 60:.0f} of {patience_s / 60:.0f} min, up to "
+            f"no {what} is free; waiting {waited / 60:.0f} of {wait_for_capacity_s / 60:.0f} min, up to "
             f"${max(s.offer.usd_per_hour for s in attempts if s.offer):.2f}/h; nothing is billed meanwhile",
         )
 
@@ -110,13 +110,13 @@ def _free_now(base: str) -> Asking[dict[tuple[str, str], float] | None]:
 
 
 def _nothing_was_free(launch: Launch) -> Asking[None]:
-    """Where the catalogue ruled out every attempt, say once what that means, and let doctor know."""
+    """If nothing was sent because nothing was free, report that once, and record it for doctor."""
     *_, last = launch.result()
     if launch.in_doubt or any(sent.seconds for sent in launch.result()):
         return
     assert last.error is not None and last.step.attempt is not None
-    free = TryLater(last.error.message, *TOLD[CAPACITY].hints)
-    launch.sent[last.step.attempt] = Sent(last.step, 0.0, free)
+    free = TryLater(last.error.message, *ADVICE[CAPACITY].hints)
+    launch.sent[last.step.attempt] = Outcome(last.step, 0.0, free)
     yield _nothing_came(launch, last.step, CAPACITY)
 
 
@@ -126,11 +126,11 @@ def _try_offer(launch: Launch, step: Step, prices: dict[tuple[str, str], float] 
     assert offer is not None and number is not None
     price = offer.usd_per_hour if prices is None else prices.get((offer.type, offer.region))
     if price is None:
-        launch.sent[number] = Sent(step, 0.0, TryLater(f"no {offer.type} is free in {offer.region}"))
+        launch.sent[number] = Outcome(step, 0.0, TryLater(f"no {offer.type} is free in {offer.region}"))
         return False
     if price > offer.usd_per_hour:
         dearer = TryLater(f"{offer.type} now costs ${price:.2f}/h, more than the plan said")
-        launch.sent[number] = Sent(step, 0.0, dearer)
+        launch.sent[number] = Outcome(step, 0.0, dearer)
         return False
     done: bool = yield from _attempt(launch, step, number)
     return done
@@ -149,24 +149,24 @@ def _attempt(launch: Launch, step: Step, number: int) -> Asking[bool]:
         instance_id = launched_id(result) if result.ok else None
         if instance_id:
             yield _launched(launch, step, instance_id)
-            launch.sent[number] = Sent(step, seconds)
+            launch.sent[number] = Outcome(step, seconds)
             return True
         error = _told(step.action, result) or Unreachable("a launch was answered without an id")
-        launch.sent[number] = Sent(step, seconds, error)
-        code = envelope(result).code
+        launch.sent[number] = Outcome(step, seconds, error)
+        code = parse_error(result).code
         if code in DEFINITE_REFUSALS:
-            yield from _came_to_nothing(launch, step, code or "")
+            yield from _record_refusal(launch, step, code or "")
             return code not in (CAPACITY, WRONG_REGION)
         is_last = num_sent == _NUM_SENDS or not _may_repeat(result)
-        if (yield from _found_after(launch, step, seconds, result, is_last)):
+        if (yield from _look_for_ours(launch, step, seconds, result, is_last)):
             return True
         if is_last:
             break
         patience = retry_after_s(result)
         yield Pause(2.0**num_sent if patience is None else patience + 0.1, f"{error.message}; asking again")
     if launch.in_doubt:
-        launch.sent[number] = Sent(step, seconds, _may_come_up(launch, error))
-    yield from _came_to_nothing(launch, step, UNANSWERED)
+        launch.sent[number] = Outcome(step, seconds, _may_come_up(launch, error))
+    yield from _record_refusal(launch, step, UNANSWERED)
     return True
 
 
@@ -192,7 +192,7 @@ def _told(request: Request, result: Result) -> RunnerError | None:
     return TryLater(f"The cloud wants not to be asked again for {patience:.0f} s", STATUS)
 
 
-def _found_after(launch: Launch, step: Step, seconds: float, result: Result, is_last: bool) -> Asking[bool]:
+def _look_for_ours(launch: Launch, step: Step, seconds: float, result: Result, is_last: bool) -> Asking[bool]:
     """Look for our name after an answer that was none; True ends the launch.
 
     The list may be late by minutes, so a request is repeated only when its machine can no longer come up.
@@ -208,8 +208,8 @@ def _found_after(launch: Launch, step: Step, seconds: float, result: Result, is_
     return found_late
 
 
-def _came_to_nothing(launch: Launch, step: Step, code: str) -> Asking[None]:
-    """This intent is over, unless an earlier request of the same name may still bear fruit."""
+def _record_refusal(launch: Launch, step: Step, code: str) -> Asking[None]:
+    """Records the refusal, unless an earlier request under this name may still succeed."""
     if not launch.in_doubt:
         yield _nothing_came(launch, step, code)
 
@@ -240,12 +240,12 @@ def _found(launch: Launch, step: Step, seconds: float, pauses: tuple[float, ...]
         try:
             named = yield from _ours_in_list(launch)
         except RunnerError as error:
-            launch.sent[step.attempt] = Sent(step, seconds, _uncertain(launch, error))
+            launch.sent[step.attempt] = Outcome(step, seconds, _uncertain(launch, error))
             return True
         if named:
             yield launched_record(named[0], launch.account)
             launch.instance_id = named[0].id
-            launch.sent[step.attempt] = Sent(step, seconds)
+            launch.sent[step.attempt] = Outcome(step, seconds)
             return True
     return False
 
@@ -258,9 +258,9 @@ def _looking(launch: Launch, left_s: float) -> str:
     )
 
 
-def _ours_in_list(launch: Launch) -> Asking[list[Rented]]:
+def _ours_in_list(launch: Launch) -> Asking[list[CloudInstance]]:
     """The living machines with our name."""
-    instances: tuple[Rented, ...] = yield list_instances(launch.base)
+    instances: tuple[CloudInstance, ...] = yield list_instances(launch.base)
     return [i for i in instances if i.name == launch.name and i.is_alive]
 
 
@@ -298,38 +298,38 @@ def _uncertain(launch: Launch, error: RunnerError) -> RunnerError:
 # ------------------------------------------------------------------------- requests that can be repeated
 
 
-def sending(step: Step) -> Asking[Sent]:
+def carry_out(step: Step) -> Asking[Outcome]:
     """Carry out a request that is no launch: a key is registered, a machine is ended."""
     assert isinstance(step.action, Request)
     for suffix, carry_out in _CARRIED_OUT.items():
         if step.action.url.endswith(suffix):
-            sent: Sent = yield from carry_out(step, step.action, step.action.url.removesuffix(suffix))
+            sent: Outcome = yield from carry_out(step, step.action, step.action.url.removesuffix(suffix))
             return sent
     result: Result = yield Fact(step.action, lambda result: result)
-    return Sent(step, result.seconds, cloud_error(step.action, result))
+    return Outcome(step, result.seconds, cloud_error(step.action, result))
 
 
-def _registering(step: Step, request: Request, base: str) -> Asking[Sent]:
+def _register_key(step: Step, request: Request, base: str) -> Asking[Outcome]:
     """Make a key known; after a lost answer it is looked for by what it is, not by what it is called."""
-    sent = Sent(step, 0.0)
+    sent = Outcome(step, 0.0)
     for num_sent in range(1, _NUM_SENDS + 1):
         result: Result = yield Fact(request, lambda result: result)
-        sent = Sent(step, sent.seconds + result.seconds, _told(request, result))
+        sent = Outcome(step, sent.seconds + result.seconds, _told(request, result))
         if sent.error is None or not _may_repeat(result):
             break
         yield Pause(retry_after_s(result) or 2.0**num_sent, f"{sent.error.message}; asking again")
         try:
             keys = yield list_ssh_keys(base)
         except RunnerError as error:
-            return Sent(step, sent.seconds, error)
+            return Outcome(step, sent.seconds, error)
         if any(
             k.name == request.json["name"] and k.public == bare_key(request.json["public_key"]) for k in keys
         ):
-            return Sent(step, sent.seconds)
+            return Outcome(step, sent.seconds)
     return sent
 
 
-def _ending(step: Step, request: Request, base: str) -> Asking[Sent]:
+def _terminate(step: Step, request: Request, base: str) -> Asking[Outcome]:
     """End a machine: it has ended when the cloud no longer lists it, whatever it answered.
 
     Ending twice harms nobody, so the request is sent again while the machine is listed as alive. One list
@@ -345,7 +345,7 @@ def _ending(step: Step, request: Request, base: str) -> Asking[Sent]:
             last = cloud_error(request, result)
             is_agreed = is_agreed or last is None
         try:
-            instances: tuple[Rented, ...] = yield list_instances(base)
+            instances: tuple[CloudInstance, ...] = yield list_instances(base)
         except RunnerError as error:
             last, state = error, "unknown"
         else:
@@ -356,11 +356,11 @@ def _ending(step: Step, request: Request, base: str) -> Asking[Sent]:
         now: float = yield Now()
         if state == "not listed" and num_misses >= (1 if is_agreed else NUM_MISSES):
             yield Record.of("gone", id=wanted)
-            return Sent(step, now - started)
+            return Outcome(step, now - started)
         send = state != "terminating" and last is not None and last.exit_code in (69, 75)
         refused = last is not None and state not in ("terminating", "unknown", "not listed") and not send
         if refused or now - started > _GONE_LIMIT_S:
-            return Sent(step, now - started, _still_there(wanted, state, last))
+            return Outcome(step, now - started, _still_there(wanted, state, last))
         yield Pause(MISS_PAUSE_S, f"the machine is {state}; it is billed until the cloud no longer lists it")
 
 
@@ -374,7 +374,7 @@ def _still_there(instance_id: str, state: str, last: RunnerError | None) -> Runn
     )
 
 
-_CARRIED_OUT: dict[str, Callable[[Step, Request, str], Asking[Sent]]] = {
-    "/ssh-keys": _registering,
-    "/instance-operations/terminate": _ending,
+_CARRIED_OUT: dict[str, Callable[[Step, Request, str], Asking[Outcome]]] = {
+    "/ssh-keys": _register_key,
+    "/instance-operations/terminate": _terminate,
 }

@@ -49,7 +49,7 @@ class _StartedRun:
 
 
 @dataclass(frozen=True)
-class Machine:
+class LedgerMachine:
     """A machine that we asked for, or that we saw. `id` is None while only its name is known."""
 
     name: str
@@ -73,7 +73,7 @@ class Machine:
 
     @property
     def bound(self) -> str:
-        """What goes before its age and its cost: both are at least that, where its launch was not seen."""
+        """`≥ ` if its launch was not seen, so that age and cost are lower bounds; else nothing."""
         return "" if self.was_asked_for else "≥ "
 
     @property
@@ -110,20 +110,20 @@ class Refusal:
 class Ledger:
     """All machines, in the order in which they came up; `num_unreadable` lines were no entries."""
 
-    machines: tuple[Machine, ...] = ()
+    machines: tuple[LedgerMachine, ...] = ()
     num_unreadable: int = 0
     refusal: Refusal | None = None  # None: the last launch did not come to nothing
 
     @property
-    def ours(self) -> tuple[Machine, ...]:
+    def ours(self) -> tuple[LedgerMachine, ...]:
         """Those that we launched and that may be running."""
         return tuple(m for m in self.machines if m.is_ours and m.is_alive)
 
-    def by_id(self, instance_id: str) -> Machine | None:
+    def by_id(self, instance_id: str) -> LedgerMachine | None:
         """The machine with this id."""
         return next((m for m in self.machines if m.id == instance_id), None)
 
-    def by_name(self, name: str) -> Machine | None:
+    def by_name(self, name: str) -> LedgerMachine | None:
         """The newest machine with this name in the cloud."""
         return next((m for m in reversed(self.machines) if m.name == name), None)
 
@@ -185,7 +185,7 @@ def entry_of(line: bytes) -> Entry | None:
 
 def fold(entries: Iterable[Entry], num_unreadable: int = 0) -> Ledger:
     """From what happened to what is."""
-    machines: dict[str, Machine] = {}  # by name until the id is known, then by id
+    machines: dict[str, LedgerMachine] = {}  # by name until the id is known, then by id
     refusal: Refusal | None = None
     for entry in entries:
         _FOLDS[entry["event"]](machines, entry)
@@ -198,7 +198,7 @@ def fold(entries: Iterable[Entry], num_unreadable: int = 0) -> Ledger:
     return Ledger(tuple(machines.values()), num_unreadable, refusal)
 
 
-def _told_by(machines: dict[str, Machine], entry: Entry) -> None:
+def _told_by(machines: dict[str, LedgerMachine], entry: Entry) -> None:
     """Remember which account an entry is about."""
     account, key = entry.get("account"), entry.get("id") or entry.get("name")
     machine = machines.get(str(key))
@@ -218,9 +218,11 @@ def number_of(name: str, alias: str) -> int | None:
     return int(match["number"]) if match and match["alias"] == alias else None
 
 
-def _intent(machines: dict[str, Machine], entry: Entry) -> None:
+def _intent(machines: dict[str, LedgerMachine], entry: Entry) -> None:
     before = machines.get(entry["name"])
-    machine = Machine(entry["name"], str(entry.get("alias") or alias_of(entry["name"])), since=entry["at"])
+    machine = LedgerMachine(
+        entry["name"], str(entry.get("alias") or alias_of(entry["name"])), since=entry["at"]
+    )
     machine = replace(
         machine, **_described(entry), is_ours=True, was_asked_for=True, digest=entry.get("digest")
     )
@@ -230,9 +232,9 @@ def _intent(machines: dict[str, Machine], entry: Entry) -> None:
     machines[entry["name"]] = machine
 
 
-def _launched(machines: dict[str, Machine], entry: Entry) -> None:
+def _launched(machines: dict[str, LedgerMachine], entry: Entry) -> None:
     name = str(entry.get("name") or "")
-    asked = machines.pop(name, None) or Machine(name, alias_of(name), since=entry["at"])
+    asked = machines.pop(name, None) or LedgerMachine(name, alias_of(name), since=entry["at"])
     known = machines.get(entry["id"], asked)
     machine = replace(
         known,
@@ -246,30 +248,30 @@ def _launched(machines: dict[str, Machine], entry: Entry) -> None:
     machines[entry["id"]] = replace(machine, **_described(entry), state="booting", seen_at=entry["at"])
 
 
-def _nothing_came(machines: dict[str, Machine], entry: Entry) -> None:
+def _nothing_came(machines: dict[str, LedgerMachine], entry: Entry) -> None:
     machine = machines.get(entry["name"])
     if machine and machine.id is None:
         machines[entry["name"]] = replace(machine, until=entry["at"], usd_per_hour=0.0)
 
 
-def _run(machines: dict[str, Machine], entry: Entry) -> None:
-    """It may be on any of them: by which of its names a machine was called is seen when it matters."""
+def _run(machines: dict[str, LedgerMachine], entry: Entry) -> None:
+    """The alias may mean any living machine: the run is noted on all, and `terminate` matches the names."""
     started = _StartedRun(entry["name"], str(entry.get("run") or "unknown"))
     for key, machine in machines.items():
         if machine.is_alive:
             machines[key] = replace(machine, runs=(*machine.runs, started))
 
 
-def _doubt(machines: dict[str, Machine], entry: Entry) -> None:
+def _doubt(machines: dict[str, LedgerMachine], entry: Entry) -> None:
     """Nothing is known; it may come up for a while from now."""
     machine = machines.get(entry["name"])
     if machine and machine.id is None:
         machines[entry["name"]] = replace(machine, asked_at=entry["at"])
 
 
-def _seen(machines: dict[str, Machine], entry: Entry) -> None:
+def _seen(machines: dict[str, LedgerMachine], entry: Entry) -> None:
     name = str(entry.get("name") or "")
-    machine = machines.get(entry["id"]) or Machine(name, alias_of(name), entry["id"], since=entry["at"])
+    machine = machines.get(entry["id"]) or LedgerMachine(name, alias_of(name), entry["id"], since=entry["at"])
     until = (machine.until or entry["at"]) if entry.get("state") == "terminated" else None
     values = {k: entry[k] for k in ("ip", "state") if k in entry}
     machines[entry["id"]] = replace(
@@ -277,7 +279,7 @@ def _seen(machines: dict[str, Machine], entry: Entry) -> None:
     )
 
 
-def _gone(machines: dict[str, Machine], entry: Entry) -> None:
+def _gone(machines: dict[str, LedgerMachine], entry: Entry) -> None:
     machine = machines.get(entry["id"])
     if machine and machine.until is None:
         machines[entry["id"]] = replace(machine, until=entry["at"], state="terminated", ip=None)
@@ -307,13 +309,13 @@ _DIGITS = re.compile(r"[0-9a-f]{6}")
 _MACHINE_ID = Path("/etc/machine-id")
 
 
-def owner(settings: Settings) -> str:
+def installation_id(settings: Settings) -> str:
     """The kept one; before the first launch the one that it will keep."""
-    return read_owner(settings.paths.state) or _new_owner(settings)
+    return read_installation_id(settings.paths.state) or _new_installation_id(settings)
 
 
-def read_owner(state: Path) -> str | None:
-    """What the first launch kept; None before it, and for what a disk made of it."""
+def read_installation_id(state: Path) -> str | None:
+    """The id that the first launch saved; None if there is none, or the file is corrupt."""
     file = state / OWNER
     try:
         text = file.read_bytes().decode("ascii", errors="replace").strip()
@@ -327,7 +329,7 @@ def read_owner(state: Path) -> str | None:
     return text if _DIGITS.fullmatch(text) else None
 
 
-def _new_owner(settings: Settings) -> str:
+def _new_installation_id(settings: Settings) -> str:
     """Made of what is random on this computer and the same at the next look.
 
     It cannot be drawn: a plan names the machine, showing one writes no file, and confirming it has to

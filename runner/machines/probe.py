@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
-from runner.machines.lambda_api import Rented
-from runner.plan.command import Command, home_or_path, identity_of, quote, sh, spell
+from runner.machines.lambda_api import CloudInstance
+from runner.plan.command import Command, home_or_path, identity_of, quote, sh, shell_word
 from runner.plan.settings import Settings
 from runner.research_log.runs import METRICS, STATE, Progress, RunState, RunStatus, progress_of, whole_lines
 from runner.world.world import Fact, Result
@@ -65,7 +65,7 @@ records() {
 # configuration knows (somebody ran the script by hand) come on top. Whoever holds a run's lock is alive,
 # also when its exit code is known, or its token is not there yet. `stamps` are as good as checksums to see
 # that nothing changed.
-_HOLDINGS = """\
+_CONTENTS = """\
 shopt -s nullglob dotglob
 outside() { printf "outside/link/%s\\0" "$1"; }
 hidden() {
@@ -112,7 +112,7 @@ class HeldRun:
 
 
 @dataclass(frozen=True)
-class HeldFile:
+class RemoteFile:
     """A file that a run made; `path` is relative to the root, `size` is None for a link."""
 
     path: str
@@ -127,24 +127,24 @@ class HeldFile:
 
 
 @dataclass(frozen=True)
-class Holdings:
+class MachineContents:
     """All runs on the machine, and all that they have to bring home.
 
     `stamps` is the same at the moment before, with a stamp of time and size in the place of a checksum.
     """
 
     runs: tuple[HeldRun, ...] = ()
-    files: tuple[HeldFile, ...] = ()
-    stamps: "Holdings | None" = None
+    files: tuple[RemoteFile, ...] = ()
+    stamps: "MachineContents | None" = None
 
 
-def ask_holdings(
+def ask_contents(
     over_ssh: Callable[[Command], Command],
     root: str,
     research_log: str,
     declared: Mapping[str, tuple[str, ...]] | None = None,
     only_stamps: bool = False,
-) -> Fact[Holdings | None]:
+) -> Fact[MachineContents | None]:
     """What the machine holds; None when it cannot be seen. `research_log` is the folder's name.
 
     `declared`: phase → its artifacts, for phases whose runs did not leave word of them.
@@ -155,7 +155,7 @@ def ask_holdings(
         for phase, names in sorted((declared or {}).items())
         if names
     ]
-    at = spell(home_or_path(root))
+    at = shell_word(home_or_path(root))
     body = "\n".join(
         [
             f"cd {at} 2>/dev/null || {{ [ -e {at} ] || [ -L {at} ] || exit 0; exit 1; }}; [ -r . ] || exit 1",
@@ -164,11 +164,11 @@ def ask_holdings(
             f"run_state() {{ {STATE}\n}}",
             'declared() { case "$folder" in ' + " ".join(cases) + " esac; }",
             f"log={quote(research_log)}",
-            _HOLDINGS,
+            _CONTENTS,
             "stamps || exit" + ("" if only_stamps else r'; printf "then/\0"; holdings'),
         ]
     )
-    return Fact(over_ssh(Command(body)), _read_holdings)
+    return Fact(over_ssh(Command(body)), _read_contents)
 
 
 def _listing(names: tuple[str, ...]) -> str:
@@ -176,7 +176,7 @@ def _listing(names: tuple[str, ...]) -> str:
     return sh("printf", r"%s\0", *(name.rstrip("/") for name in names)).text
 
 
-def _read_holdings(result: Result) -> Holdings | None:
+def _read_contents(result: Result) -> MachineContents | None:
     """The stamps, `then/`, and the same with checksums; the first alone where only they were asked for."""
     if not result.ok:
         return None
@@ -187,10 +187,10 @@ def _read_holdings(result: Result) -> Holdings | None:
     return replace(_held_in(records[at + 1 :]), stamps=_held_in(records[:at]))
 
 
-def _held_in(records: list[str]) -> Holdings:
+def _held_in(records: list[str]) -> MachineContents:
     """`run/ended 0/<folder>`, `folder/<folder>` and then `checksum/size/./name` of its files."""
     runs: list[HeldRun] = []
-    files: list[HeldFile] = []
+    files: list[RemoteFile] = []
     folder = ""
     for record in records:
         first, _, rest = record.partition("/")
@@ -203,17 +203,17 @@ def _held_in(records: list[str]) -> Holdings:
         elif rest:
             size, _, name = rest.partition("/")
             path = str(PurePosixPath(folder, name))
-            files.append(HeldFile(path, first, int(size) if size.isdigit() else None))
-    return Holdings(tuple(runs), tuple(files))
+            files.append(RemoteFile(path, first, int(size) if size.isdigit() else None))
+    return MachineContents(tuple(runs), tuple(files))
 
 
-def states(held: Holdings) -> tuple[tuple[str, str], ...]:
+def states(held: MachineContents) -> tuple[tuple[str, str], ...]:
     """Each run and each file with its state: when one changes, so does this."""
     runs = [(run.folder, f"{run.status.state} {run.status.exit_code}") for run in held.runs]
     return tuple(sorted(runs + [(file.path, file.checksum) for file in held.files]))
 
 
-def is_here(file: HeldFile, root: Path) -> bool:
+def is_here(file: RemoteFile, root: Path) -> bool:
     """Whether the file is here too, byte for byte."""
     path = root / file.path
     if file.size is None:
@@ -236,7 +236,7 @@ _CUDA_OK, _CUDA_ABSENT, _CUDA_BROKEN = 0, 100, 802
 
 
 @dataclass(frozen=True)
-class Reach:
+class SshAnswer:
     """Whether ssh answered; else the last line it said."""
 
     answered: bool
@@ -291,7 +291,7 @@ class RemoteRun:
 
 
 @dataclass(frozen=True)
-class Inside:
+class Activity:
     """What the machine itself says. `gpu_percent` is of its busiest GPU, None without one.
 
     `has_drifted`: the packages of the shared environment are not those that the last setup left.
@@ -320,7 +320,7 @@ def known_hosts(settings: Settings) -> Path:
     return settings.paths.state / "known_hosts"
 
 
-def _direct_ssh(settings: Settings, machine: Rented) -> Command:
+def _direct_ssh(settings: Settings, machine: CloudInstance) -> Command:
     """`ssh … user@ip` that needs no entry in any configuration; the key of a new host is kept."""
     options = [
         f"HostKeyAlias={host_key_alias(machine.id)}",
@@ -346,22 +346,22 @@ def _config_path(path: Path) -> str:
     return '"' + str(path).replace("%", "%%") + '"'
 
 
-def on_machine(settings: Settings, machine: Rented, script: str) -> Command:
+def on_machine(settings: Settings, machine: CloudInstance, script: str) -> Command:
     """The script, run by bash there whatever the login shell is."""
     words = sh("bash", "-c", script).text
     ssh = _direct_ssh(settings, machine)
     return sh(*ssh.argv, words)
 
 
-def ask_reach(settings: Settings, machine: Rented) -> Fact[Reach]:
+def ask_reach(settings: Settings, machine: CloudInstance) -> Fact[SshAnswer]:
     """Whether a command can be run there."""
     return Fact(on_machine(settings, machine, "true"), _read_reach)
 
 
-def _read_reach(result: Result) -> Reach:
+def _read_reach(result: Result) -> SshAnswer:
     """The last line of ssh's complaint, for the progress and the diagnosis."""
     said = result.stderr.decode(errors="replace").strip().splitlines()
-    return Reach(result.ok, said[-1] if said else f"exit code {result.exit_code}")
+    return SshAnswer(result.ok, said[-1] if said else f"exit code {result.exit_code}")
 
 
 # torch is not there yet, and a happy nvidia-smi does not prove a working GPU: the driver itself is asked.
@@ -376,13 +376,13 @@ else:
     print("cuda", code if code or count.value else 100)'"""
 
 
-def is_cuda_wanted(settings: Settings, machine: Rented) -> bool:
+def is_cuda_wanted(settings: Settings, machine: CloudInstance) -> bool:
     """Whether its GPU should compute; `instance=local` says nothing of a rented machine."""
     is_asked = settings.instance.cuda or settings.instance.is_local
     return is_asked and not machine.type.startswith("cpu_")
 
 
-def ask_cuda(settings: Settings, machine: Rented) -> Fact[Cuda]:
+def ask_cuda(settings: Settings, machine: CloudInstance) -> Fact[Cuda]:
     """What the CUDA driver says when it is started."""
     return Fact(on_machine(settings, machine, _CUDA_PROBE), _read_cuda)
 
@@ -421,15 +421,15 @@ for run in */runs/*/ */*/runs/*/; do
 done"""
 
 
-def ask_inside(settings: Settings, machine: Rented) -> Fact[Inside | None]:
+def ask_inside(settings: Settings, machine: CloudInstance) -> Fact[Activity | None]:
     """Runs, GPU use and uptime; None where the machine does not answer."""
-    root = spell(home_or_path(settings.remote.root))
-    venv = spell(home_or_path(settings.remote.venv))
+    root = shell_word(home_or_path(settings.remote.root))
+    venv = shell_word(home_or_path(settings.remote.venv))
     script = INSIDE.format(root=root, venv=venv, metrics=METRICS)
     return Fact(on_machine(settings, machine, script), read_inside)
 
 
-def read_inside(result: Result) -> Inside | None:
+def read_inside(result: Result) -> Activity | None:
     """The lines of INSIDE."""
     lines = [line.split(" ", 1) for line in result.stdout.decode(errors="replace").splitlines()]
     told = [(key, rest[0]) for key, *rest in lines if rest]
@@ -446,7 +446,7 @@ def read_inside(result: Result) -> Inside | None:
             metrics.setdefault(runs[-1].folder, []).append(text)
     measured = {folder: progress_of(whole_lines(lines)) for folder, lines in metrics.items()}
     each = tuple(replace(run, progress=measured.get(run.folder)) for run in runs)
-    return Inside(ups[0], max(gpus, default=None), each, has_drifted=("drift", "yes") in told)
+    return Activity(ups[0], max(gpus, default=None), each, has_drifted=("drift", "yes") in told)
 
 
 def _read_run(text: str) -> RemoteRun:

@@ -1,4 +1,8 @@
-"""Our block in the ssh configuration: pure edits of its text, and the verb `setup-ssh`."""
+"""The verb `setup-ssh`: our blocks in the user's OpenSSH configuration, as pure edits of its bytes.
+
+All else stays as it is. A block stands at the top, because of two values the first counts; it ends with
+`Host *`, so that what stood first before is again outside of any host.
+"""
 
 import re
 from collections.abc import Callable
@@ -7,11 +11,11 @@ from difflib import unified_diff
 from pathlib import Path
 
 from runner.errors import TryLater, UsageError
-from runner.machines.fleet import SSH_ALIAS, alias_for, find, look, target_for
-from runner.machines.lambda_api import Rented
+from runner.machines.fleet import SSH_ALIAS, alias_for, find_machine, list_fleet, target_for
+from runner.machines.lambda_api import CloudInstance
 from runner.machines.probe import host_key_alias, known_hosts
 from runner.plan.command import LONGEST_SOCKET, Command, identity_of, sh
-from runner.plan.next_command import own_line
+from runner.plan.next_command import spell_next
 from runner.plan.plan import Effect, Plan, Step
 from runner.plan.settings import Settings
 from runner.world.world import Asking
@@ -221,12 +225,12 @@ _CRC_TABLE = tuple(map(_crc_row, range(256)))
 
 def setup_ssh(settings: Settings) -> Asking[Plan]:
     """One step that rewrites the configuration, or none when it is right already."""
-    seen = yield from look(settings)
-    machine = find(settings, seen)
+    seen = yield from list_fleet(settings)
+    machine = find_machine(settings, seen)
     if machine.ip is None:
         raise TryLater(
             f"{machine.name or machine.id} is {machine.status} and has no address yet; it is billed",
-            f"To wait for it: {own_line(settings, 'wait', machine=machine.id)}",
+            f"To wait for it: {spell_next(settings, 'wait', machine=machine.id)}",
         )
     alias = alias_for(settings, machine)
     file = read_ssh_file(settings.ssh.config)
@@ -243,7 +247,7 @@ def setup_ssh(settings: Settings) -> Asking[Plan]:
         reason=None if step else f"{settings.paths.shown(settings.ssh.config)} says so already",
         details=(("diff", _shown_diff(file, edit)),) if step else (),
         notes=_own_host_note(file, alias),
-        then=_connect(settings, alias),
+        next=_connect(settings, alias),
     )
 
 
@@ -254,7 +258,7 @@ def _connect(settings: Settings, alias: str) -> str:
     )
 
 
-def _our_block(settings: Settings, machine: Rented, alias: str) -> bytes:
+def _our_block(settings: Settings, machine: CloudInstance, alias: str) -> bytes:
     """The block for this machine; it answers to its alias, its name in the cloud and its id."""
     names = [alias, *(n for n in (machine.name, machine.id) if SSH_ALIAS.fullmatch(n))]
     folders = (settings.paths.state, Path.home() / ".ssh")
@@ -284,7 +288,7 @@ def _config_step(settings: Settings, file: SshFile, edit: Edit, reason: str) -> 
     return Step("ssh-config", command, reason=f"{reason}, in {shown}")
 
 
-def removal_step(settings: Settings, machine: Rented) -> Step | None:
+def removal_step(settings: Settings, machine: CloudInstance) -> Step | None:
     """The step that takes the machine's block out again; None where there is none, or no permission."""
     alias = alias_for(settings, machine)
     try:

@@ -7,17 +7,17 @@ from runner.errors import CheckFailed, RunnerError, TryLater, UsageError
 from runner.machines.fleet import (
     NUM_MISSES,
     OTHER_KEY,
-    Seen,
+    Fleet,
     alias_for,
-    find,
-    look_and_record,
+    find_machine,
+    list_and_record,
     other_key_hints,
     rent_line,
 )
-from runner.machines.lambda_api import FAILED, Filesystem, Rented, list_filesystems
-from runner.machines.ledger import Machine
-from runner.machines.probe import Cuda, Inside, Reach, ask_cuda, ask_inside, ask_reach, is_cuda_wanted
-from runner.plan.next_command import own_line
+from runner.machines.lambda_api import FAILED, CloudInstance, Filesystem, list_filesystems
+from runner.machines.ledger import LedgerMachine
+from runner.machines.probe import Activity, Cuda, SshAnswer, ask_cuda, ask_inside, ask_reach, is_cuda_wanted
+from runner.plan.next_command import spell_next
 from runner.plan.settings import Settings
 from runner.world.world import Asking, Pause, Record
 
@@ -30,7 +30,7 @@ class Waited:
     """A machine that can be worked on."""
 
     alias: str
-    instance: Rented
+    instance: CloudInstance
     seconds: float
     usd_so_far: float
     cuda: Cuda | None
@@ -53,11 +53,11 @@ class Waited:
 
 
 @dataclass(frozen=True)
-class _Boot:
+class _BootState:
     """How far a machine has come."""
 
-    instance: Rented
-    reach: Reach | None = None
+    instance: CloudInstance
+    reach: SshAnswer | None = None
     cuda: Cuda | None = None
     reached_at: float | None = None
     num_misses: int = 0
@@ -67,7 +67,7 @@ class _Boot:
 def wait(settings: Settings) -> Asking[Waited]:
     """Ask the cloud, then ssh, then CUDA, until all are well, one failed for good, or time is up."""
     seen = yield from _first_sight(settings)
-    started, boot = seen.now, _Boot(find(settings, seen))
+    started, boot = seen.now, _BootState(find_machine(settings, seen))
     while True:
         boot = yield from _look_inside(settings, boot, seen.now)
         check_alive(settings, boot.instance)
@@ -79,21 +79,21 @@ def wait(settings: Settings) -> Asking[Waited]:
         seen, boot = yield from _look_again(settings, seen, boot)
 
 
-def _first_sight(settings: Settings) -> Asking[Seen]:
+def _first_sight(settings: Settings) -> Asking[Fleet]:
     """The list, asked for again while a launch of ours may still come up in it."""
     while True:
-        seen = yield from look_and_record(settings)
-        doubtful = [m for m in seen.doubtful() if m not in seen.elsewhere()]
+        seen = yield from list_and_record(settings)
+        doubtful = [m for m in seen.unconfirmed() if m not in seen.on_another_account()]
         listed = any(m.id in {i.id for i in seen.alive} for m in seen.ledger.ours)
         if not doubtful or listed or settings.machine not in (None, doubtful[0].alias, doubtful[0].name):
             return seen
         yield Pause(_POLL_S, f"{doubtful[0].name} was asked for and is not in the list yet")
 
 
-def _look_again(settings: Settings, seen: Seen, boot: _Boot) -> Asking[tuple[Seen, _Boot]]:
+def _look_again(settings: Settings, seen: Fleet, boot: _BootState) -> Asking[tuple[Fleet, _BootState]]:
     """What the list shows now; a cloud that does not answer is waited for, like everything else."""
     try:
-        seen = yield from look_and_record(settings)
+        seen = yield from list_and_record(settings)
     except UsageError:
         raise
     except RunnerError as error:
@@ -108,12 +108,12 @@ def _look_again(settings: Settings, seen: Seen, boot: _Boot) -> Asking[tuple[See
     return seen, boot
 
 
-def _look_inside(settings: Settings, boot: _Boot, now: float) -> Asking[_Boot]:
+def _look_inside(settings: Settings, boot: _BootState, now: float) -> Asking[_BootState]:
     """ssh, once there is an address; then CUDA, where there should be one."""
     machine = boot.instance
     if machine.ip is None or machine.status in FAILED:
         return boot
-    reach: Reach = yield ask_reach(settings, machine)
+    reach: SshAnswer = yield ask_reach(settings, machine)
     if not reach.answered:
         return replace(boot, reach=reach)
     reached_at = boot.reached_at if boot.reached_at is not None else now
@@ -124,7 +124,7 @@ def _look_inside(settings: Settings, boot: _Boot, now: float) -> Asking[_Boot]:
     return replace(boot, cuda=cuda)
 
 
-def check_alive(settings: Settings, machine: Rented) -> None:
+def check_alive(settings: Settings, machine: CloudInstance) -> None:
     """CheckFailed for a machine that will never be of use, with what to do about its bill."""
     if machine.status not in FAILED:
         return
@@ -136,12 +136,12 @@ def check_alive(settings: Settings, machine: Rented) -> None:
         )
     raise CheckFailed(
         f"{name} is {machine.status}, will never be usable, and is billed at ${machine.usd_per_hour:.2f}/h",
-        f"End it: {own_line(settings, 'terminate', machine=machine.name or machine.id)}",
+        f"End it: {spell_next(settings, 'terminate', machine=machine.name or machine.id)}",
         f"Then another: {rent_line(settings)}",
     )
 
 
-def _check_cuda(settings: Settings, boot: _Boot, now: float) -> None:
+def _check_cuda(settings: Settings, boot: _BootState, now: float) -> None:
     """CheckFailed when the GPU had its time and still does not compute."""
     cuda, machine = boot.cuda, boot.instance
     patience = _CUDA_PATIENCE_S * settings.time_scale
@@ -152,12 +152,12 @@ def _check_cuda(settings: Settings, boot: _Boot, now: float) -> None:
     raise CheckFailed(
         f"{machine.name or machine.id} answers ssh, and its GPU does not work: {what}",
         f"It is billed at ${machine.usd_per_hour:.2f}/h. End it: "
-        f"{own_line(settings, 'terminate', machine=machine.name or machine.id)}",
+        f"{spell_next(settings, 'terminate', machine=machine.name or machine.id)}",
         "Then launch another; a restart seldom helps.",
     )
 
 
-def _check_time(settings: Settings, seen: Seen, boot: _Boot, started: float) -> None:
+def _check_time(settings: Settings, seen: Fleet, boot: _BootState, started: float) -> None:
     """TryLater when the type's usual time is over."""
     limit = settings.instance.wait_limit_s
     if seen.now - started < limit:
@@ -165,12 +165,12 @@ def _check_time(settings: Settings, seen: Seen, boot: _Boot, started: float) -> 
     raise TryLater(
         f"{_progress(settings, seen, boot)}: not usable after {limit / 60:g} min",
         f"It is not gone, and it is billed at ${boot.instance.usd_per_hour:.2f}/h.",
-        f"Go on waiting: {own_line(settings, 'wait', machine=boot.instance.name or boot.instance.id)}",
-        f"Or end it: {own_line(settings, 'terminate', machine=boot.instance.name or boot.instance.id)}",
+        f"Go on waiting: {spell_next(settings, 'wait', machine=boot.instance.name or boot.instance.id)}",
+        f"Or end it: {spell_next(settings, 'terminate', machine=boot.instance.name or boot.instance.id)}",
     )
 
 
-def _progress(settings: Settings, seen: Seen, boot: _Boot) -> str:
+def _progress(settings: Settings, seen: Fleet, boot: _BootState) -> str:
     """`lambda · booting · 203.0.113.9, ssh does not answer yet · 65 s · $0.02 so far`."""
     machine = boot.instance
     where = machine.ip or "no address yet"
@@ -178,7 +178,7 @@ def _progress(settings: Settings, seen: Seen, boot: _Boot) -> str:
         where += ", ssh does not answer yet"
     if boot.cuda and not boot.cuda.works:
         where += f", ssh answers, CUDA does not (error {boot.cuda.code})"
-    known = seen.ledger.by_id(machine.id) or Machine("", "", since=seen.now)
+    known = seen.ledger.by_id(machine.id) or LedgerMachine("", "", since=seen.now)
     up, dollars = seen.now - known.since, known.usd_until(seen.now)
     trouble = f" · {boot.trouble}" if boot.trouble else ""
     name = alias_for(settings, machine)
@@ -186,11 +186,11 @@ def _progress(settings: Settings, seen: Seen, boot: _Boot) -> str:
     return f"{name} · {machine.status} · {where} · {cost}{trouble}"
 
 
-def _waited(settings: Settings, seen: Seen, boot: _Boot, started: float) -> Waited:
+def _waited(settings: Settings, seen: Fleet, boot: _BootState, started: float) -> Waited:
     """The report of success."""
     known = seen.ledger.by_id(boot.instance.id)
     dollars = known.usd_until(seen.now) if known else 0.0
-    following = own_line(settings, "setup-ssh", machine=boot.instance.name or boot.instance.id)
+    following = spell_next(settings, "setup-ssh", machine=boot.instance.name or boot.instance.id)
     alias = alias_for(settings, boot.instance)
     return Waited(alias, boot.instance, seen.now - started, dollars, boot.cuda, following)
 
@@ -200,11 +200,11 @@ class InstanceStatus:
     """One machine. Uptime and dollars count from its launch, or from when it was first seen: then `bound`."""
 
     alias: str
-    instance: Rented
+    instance: CloudInstance
     is_ours: bool
     up_s: float
     usd_so_far: float
-    inside: Inside | None
+    inside: Activity | None
     bound: str = ""  # "≥ " when nobody here saw its launch
 
     @property
@@ -239,8 +239,8 @@ class Status:
     """All machines, those whose launch nobody answered, and the storage that is billed."""
 
     instances: tuple[InstanceStatus, ...]
-    doubtful: tuple[Machine, ...]
-    elsewhere: tuple[Machine, ...]  # those of them that another key's list would show
+    doubtful: tuple[LedgerMachine, ...]
+    elsewhere: tuple[LedgerMachine, ...]  # those of them that another key's list would show
     filesystems: tuple[Filesystem, ...]
     usd_this_month: float
     bound_this_month: str
@@ -280,7 +280,7 @@ class Status:
 
 def status(settings: Settings) -> Asking[Status]:
     """Ask the cloud, then each machine of ours that has an address."""
-    seen = yield from look_and_record(settings)
+    seen = yield from list_and_record(settings)
     rows = []
     for instance in seen.alive:
         row = yield from _status_of(settings, seen, instance)
@@ -294,10 +294,12 @@ def status(settings: Settings) -> Asking[Status]:
     warnings += tuple(_drift_warning(row) for row in rows if row.inside and row.inside.has_drifted)
     month = seen.ledger.usd_this_month(seen.now)
     bound = seen.ledger.bound_this_month()
-    return Status(tuple(rows), seen.doubtful(), seen.elsewhere(), filesystems, month, bound, warnings)
+    return Status(
+        tuple(rows), seen.unconfirmed(), seen.on_another_account(), filesystems, month, bound, warnings
+    )
 
 
-def _status_of(settings: Settings, seen: Seen, instance: Rented) -> Asking[InstanceStatus]:
+def _status_of(settings: Settings, seen: Fleet, instance: CloudInstance) -> Asking[InstanceStatus]:
     """One row; only machines of ours are asked over ssh."""
     machine = seen.ledger.by_id(instance.id)
     is_ours = bool(machine and machine.is_ours)
@@ -320,15 +322,15 @@ def _drift_warning(row: InstanceStatus) -> str:
     )
 
 
-def _other_key_warnings(settings: Settings, seen: Seen) -> tuple[str, ...]:
+def _other_key_warnings(settings: Settings, seen: Fleet) -> tuple[str, ...]:
     """Of each machine that this key cannot see, what it costs and what to do."""
     return tuple(
         f"{m.name} (${m.usd_per_hour:.2f}/h) was {OTHER_KEY}. {'. '.join(other_key_hints(settings, m))}"
-        for m in seen.elsewhere()
+        for m in seen.on_another_account()
     )
 
 
-def _ledger_warnings(settings: Settings, seen: Seen) -> tuple[str, ...]:
+def _ledger_warnings(settings: Settings, seen: Fleet) -> tuple[str, ...]:
     """That the ledger was damaged, and what was done about it."""
     if not seen.ledger.num_unreadable:
         return ()

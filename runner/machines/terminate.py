@@ -1,24 +1,24 @@
 """terminate: the machine gone, and nothing of value with it; the only verb that ever ends a machine."""
 
-from runner.machines.fleet import Seen, called, configured_alias, find, look, target_for
+from runner.machines.fleet import Fleet, answers_to, configured_alias, find_machine, list_fleet, target_for
 from runner.machines.guard import (
     UNREACHABLE,
     Declared,
-    Loss,
+    Guard,
+    check_loss,
     is_below,
     listed,
-    loss_of,
     no_answer,
-    remedies,
+    rescue_lines,
     unmatched,
     why_unseen,
 )
-from runner.machines.lambda_api import Rented, terminate_request
-from runner.machines.ledger import Machine
-from runner.machines.probe import Holdings, ask_holdings, on_machine, states
+from runner.machines.lambda_api import CloudInstance, terminate_request
+from runner.machines.ledger import LedgerMachine
+from runner.machines.probe import MachineContents, ask_contents, on_machine, states
 from runner.machines.ssh_config import removal_step
 from runner.plan.command import Command
-from runner.plan.next_command import own_line
+from runner.plan.next_command import spell_next
 from runner.plan.plan import Effect, Plan, Step, Target
 from runner.plan.settings import Settings
 from runner.world.world import Asking
@@ -26,12 +26,12 @@ from runner.world.world import Asking
 
 def terminate(settings: Settings) -> Asking[Plan]:
     """One request, refused while anything would be lost; then our block leaves the ssh configuration."""
-    seen = yield from look(settings)
+    seen = yield from list_fleet(settings)
     if (gone := _already_gone(settings, seen)) is not None:
         return _nothing_to_end(settings, gone, seen.now)
-    machine = find(settings, seen)
-    held = yield from _holdings(settings, machine)
-    loss = loss_of(settings, seen, machine, held)
+    machine = find_machine(settings, seen)
+    held = yield from _contents(settings, machine)
+    loss = check_loss(settings, seen, machine, held)
     removal = removal_step(settings, machine)
     ending = Step(
         "terminate",
@@ -53,45 +53,49 @@ def terminate(settings: Settings) -> Asking[Plan]:
         refused=loss.reason is not None,
         details=_details(seen, machine, held, loss),
         notes=(*notes(settings, machine, loss), *unmatched(settings.discard, held, loss)),
-        then=own_line(settings, "status"),
-        witness=witness(held.stamps, tuple(run.folder for run in loss.given_up_runs)) if held else (),
+        next=spell_next(settings, "status"),
+        observed=observed(held.stamps, tuple(run.folder for run in loss.given_up_runs)) if held else (),
     )
 
 
 _GIVEN_UP = "given up"  # the state of a run whose end was consented to, whatever it does until then
 
 
-def witness(held: Holdings | None, given_up: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+def observed(held: MachineContents | None, given_up: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     """What the machine shows, but for runs that are given up alive; never empty, so that it was seen."""
     kept = (
-        row for row in states(held or Holdings()) if not any(is_below(row[0], folder) for folder in given_up)
+        row
+        for row in states(held or MachineContents())
+        if not any(is_below(row[0], folder) for folder in given_up)
     )
     return (*((folder, _GIVEN_UP) for folder in given_up), *kept, ("machine", "seen"))
 
 
-def last_look(settings: Settings, plan: Plan) -> Asking[str | None]:
+def recheck(settings: Settings, plan: Plan) -> Asking[str | None]:
     """What happened on the machine while the plan was made: a run that began, a file that changed."""
-    seen = yield from look(settings)
+    seen = yield from list_fleet(settings)
     machine = next((i for i in seen.alive if i.id == dict(plan.basis)["machine"]), None)
     if machine is None:
         return None
-    if not plan.witness:
+    if not plan.observed:
         return None if UNREACHABLE in settings.discard else why_unseen(settings, seen, machine) or None
-    held = yield from _holdings(settings, machine, only_stamps=True)
+    held = yield from _contents(settings, machine, only_stamps=True)
     if held is None:
         return f"{no_answer(machine)} any more, and did when the plan was made"
-    now = witness(held, tuple(name for name, state in plan.witness if state == _GIVEN_UP))
-    changed = sorted({name for name, _ in set(now) ^ set(plan.witness)})
+    now = observed(held, tuple(name for name, state in plan.observed if state == _GIVEN_UP))
+    changed = sorted({name for name, _ in set(now) ^ set(plan.observed)})
     return f"on the machine changed meanwhile: {listed(changed)}" if changed else None
 
 
-def _holdings(settings: Settings, machine: Rented, only_stamps: bool = False) -> Asking[Holdings | None]:
+def _contents(
+    settings: Settings, machine: CloudInstance, only_stamps: bool = False
+) -> Asking[MachineContents | None]:
     """What is on it; None when nobody can look, as into a machine without an address."""
     if machine.ip is None:
         return None
     log = settings.paths.research_log.name
     declared = {name: phase.artifacts for name, phase in _declared_phases(settings).items()}
-    held: Holdings | None = yield ask_holdings(
+    held: MachineContents | None = yield ask_contents(
         lambda command: _over_ssh(settings, machine, command),
         settings.remote.root,
         log,
@@ -101,7 +105,7 @@ def _holdings(settings: Settings, machine: Rented, only_stamps: bool = False) ->
     return held
 
 
-def _over_ssh(settings: Settings, machine: Rented, command: Command) -> Command:
+def _over_ssh(settings: Settings, machine: CloudInstance, command: Command) -> Command:
     """The command on the machine, by its address: it need not have an alias yet."""
     return on_machine(settings, machine, command.text)
 
@@ -125,17 +129,17 @@ def _declared_phases(settings: Settings) -> dict[str, Declared]:
     return declared
 
 
-def _already_gone(settings: Settings, seen: Seen) -> Machine | None:
+def _already_gone(settings: Settings, seen: Fleet) -> LedgerMachine | None:
     """The machine that is meant, if the cloud no longer lists it; one that may still come up is not gone."""
     wanted = settings.machine or configured_alias(settings)
-    if any(called(i, wanted) for i in seen.alive) or (settings.machine is None and seen.ledger.ours):
+    if any(answers_to(i, wanted) for i in seen.alive) or (settings.machine is None and seen.ledger.ours):
         return None
     known = [m for m in seen.ledger.machines if m.is_ours and wanted in (m.id, m.name, m.alias)]
     last = known[-1] if known else None
-    return last if last and last.id and last.name not in {d.name for d in seen.doubtful()} else None
+    return last if last and last.id and last.name not in {d.name for d in seen.unconfirmed()} else None
 
 
-def _nothing_to_end(settings: Settings, machine: Machine, now: float) -> Plan:
+def _nothing_to_end(settings: Settings, machine: LedgerMachine, now: float) -> Plan:
     """Ending twice harms nobody."""
     cost = f"{machine.bound}${machine.usd_until(now):.2f}"
     return Plan(
@@ -145,11 +149,13 @@ def _nothing_to_end(settings: Settings, machine: Machine, now: float) -> Plan:
         steps=(),
         basis=(("machine", machine.id or machine.name),),
         reason=f"the cloud no longer lists {machine.name}; it cost {cost} in all",
-        then=own_line(settings, "status"),
+        next=spell_next(settings, "status"),
     )
 
 
-def _details(seen: Seen, machine: Rented, held: Holdings | None, loss: Loss) -> tuple[tuple[str, str], ...]:
+def _details(
+    seen: Fleet, machine: CloudInstance, held: MachineContents | None, loss: Guard
+) -> tuple[tuple[str, str], ...]:
     """What a person weighs before ending a machine."""
     known = seen.ledger.by_id(machine.id)
     rows = [("name", f"{machine.name or '(no name)'} · {machine.id} · {machine.status} in {machine.region}")]
@@ -169,9 +175,9 @@ def _details(seen: Seen, machine: Rented, held: Holdings | None, loss: Loss) -> 
     return tuple(rows)
 
 
-def notes(settings: Settings, machine: Rented, loss: Loss) -> tuple[str, ...]:
+def notes(settings: Settings, machine: CloudInstance, loss: Guard) -> tuple[str, ...]:
     """What is given up, and how to lose nothing."""
     given_up = (f"will be lost, as discard says: {listed(list(loss.accepted))}",) if loss.accepted else ()
     if loss.reason is None:
         return given_up
-    return (*given_up, *remedies(settings, machine, loss, _declared_phases(settings)))
+    return (*given_up, *rescue_lines(settings, machine, loss, _declared_phases(settings)))

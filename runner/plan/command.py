@@ -1,4 +1,8 @@
-"""Commands as values: words quoted as they enter, and the ssh and rsync lines that reach a machine."""
+"""Commands as values, and the ssh and rsync lines that reach a machine.
+
+Words are quoted once as they enter, each nesting level quotes the whole once. `sh()` is the only door:
+nothing else in the runner formats a word into a command line.
+"""
 
 import re
 import shlex
@@ -45,7 +49,7 @@ def quote(word: str) -> str:
     return shlex.quote(word)
 
 
-def spell(word: Word) -> str:
+def shell_word(word: Word) -> str:
     """The word as it stands in a command line."""
     return str(word) if isinstance(word, Var | HomePath) else quote(str(word))
 
@@ -90,7 +94,7 @@ class Command:
         that the last words of a stopped job reach the log; PIPESTATUS keeps a full disk, which is
         tee's failure, from becoming the job's.
         """
-        piped = f"{{ {self.text}; }} 2>&1 | tee -ia {spell(path)}"
+        piped = f"{{ {self.text}; }} 2>&1 | tee -ia {shell_word(path)}"
         return Command(
             f'(set -o pipefail; {piped} || exit "${{PIPESTATUS[0]}}")',
             log=str(path),
@@ -98,7 +102,7 @@ class Command:
 
     def over_ssh(self, ssh: "Command", alias: str) -> "Command":
         """Run by the login shell of the machine behind `alias`."""
-        return Command(f"{ssh.text} {spell(alias)} {quote(self.text)}")
+        return Command(f"{ssh.text} {shell_word(alias)} {quote(self.text)}")
 
     def __and__(self, then: "Command") -> "Command":
         return Command(f"{self.text} && {then.text}", log=then.log)
@@ -110,7 +114,7 @@ class Command:
 def sh(*words: Word) -> Command:
     """The command made of these words, each of which arrives in the process as it is here."""
     plain = all(not isinstance(w, Var | HomePath) for w in words)
-    return Command(" ".join(map(spell, words)), argv=tuple(map(str, words)) if plain else ())
+    return Command(" ".join(map(shell_word, words)), argv=tuple(map(str, words)) if plain else ())
 
 
 # A dead link is noticed after 15 s instead of after hours.
@@ -163,15 +167,15 @@ class Route:
         """`rsync` with these options; its far side is started where the command `there` leads.
 
         The folder is entered by the shell, so that no path has to survive the ways in which the versions
-        of rsync quote. The far path is then `alias:.` (`far`).
+        of rsync quote. The far path is then `alias:.` (`remote_dot`).
         """
         shell = " ".join(map(_rsync_quote, self.words))
         far = there & Command("rsync")
         return Command(
-            f"rsync {' '.join(map(spell, options))} -e {quote(shell)} --rsync-path={quote(far.text)}"
+            f"rsync {' '.join(map(shell_word, options))} -e {quote(shell)} --rsync-path={quote(far.text)}"
         )
 
-    def copied(self, text: str, guard: Command | None = None) -> str:
+    def rsync_or_255(self, text: str, guard: Command | None = None) -> str:
         """The rsync line `text`, failing with 255 when the machine is not reached.
 
         When its ssh dies rsync gives 255 or, as often, 12 ("error in the protocol"), whichever it hears
@@ -183,7 +187,7 @@ class Route:
         return f"{{ {text} || {{ code=$?; {again}; (exit $code); }}; }}"
 
     @property
-    def far(self) -> str:
+    def remote_dot(self) -> str:
         """The folder that `there` leads to, as rsync names it."""
         return f"{quote(self.alias)}:."
 
@@ -200,7 +204,7 @@ def route_of(settings: Settings) -> Route:
     return Route(settings.alias, config, settings.ssh.socket)
 
 
-def sharing(settings: Settings, run: str) -> Settings:
+def with_shared_connection(settings: Settings, run: str) -> Settings:
     """The same, where each command of this run's plan goes through the connection of the one before.
 
     A socket of its own, so that an alias that leads elsewhere by now leads there. None where its path is

@@ -22,15 +22,15 @@ _SUBJECT = re.compile(rf"{MACHINE.pattern}|machine|\+*phase(\.(?!jobs\.)\w+)*")
 _GENERIC = re.compile(r"(?<![\w/])python -m runner(?P<words>( [\w.]+=\S+)*)$")
 
 
-def own_line(settings: Settings, action: str, *more: str, machine: str | None = None) -> str:
+def spell_next(settings: Settings, action: str, *more: str, machine: str | None = None) -> str:
     """`python -m runner action=… machine=… …`; `more` takes the place of what was typed for the same keys."""
     words = [f"action={action}", *([f"machine={machine}"] if machine else [])]
     said = {key_of(word) for word in (*words, *more)} | set(OF_ONE_VERB)
-    context = [word for word in single(settings.typed) if key_of(word) not in said]
+    context = [word for word in without_sweep(settings.typed) if key_of(word) not in said]
     return line_of(settings, *words, *more, *context)
 
 
-def same_line(settings: Settings, *more: str) -> str:
+def repeat_line(settings: Settings, *more: str) -> str:
     """What was typed, with these instead of what it said for the same keys."""
     said = {key_of(word) for word in more}
     return line_of(settings, *(word for word in settings.typed if key_of(word) not in said), *more)
@@ -61,7 +61,7 @@ def places(settings: Settings, which: re.Pattern[str] = _PLACES) -> list[str]:
     return [word for word in settings.typed if which.fullmatch(key_of(word, plus=True))]
 
 
-def single(typed: Sequence[str]) -> list[str]:
+def without_sweep(typed: Sequence[str]) -> list[str]:
     """What was typed; of a sweep, only what it is about, since a verb is no sweep."""
     if "-m" not in typed:
         return list(typed)

@@ -137,9 +137,9 @@ class Plan:
 
     `basis` holds the facts the steps rest on (name, value): when one changes, so does the digest.
     `reason` says why there is nothing to do, or why it is `refused`. `details` (label, text),
-    `notes`, `monitor`, `arguments` and `then` (what to type after success) are for the reader alone.
-    For `patience_s` attempts that found nothing free are repeated. `witness` is what the world showed when
-    the plan was made (name, state), to be compared once more right before what cannot be undone.
+    `notes`, `monitor`, `arguments` and `next` (what to type after success) are for the reader alone.
+    For `wait_for_capacity_s` attempts that found nothing free are repeated. `observed` is what the world
+    showed when the plan was made (name, state), to be compared once more right before what cannot be undone.
     """
 
     action: str
@@ -156,9 +156,9 @@ class Plan:
     notes: tuple[str, ...] = ()
     monitor: str | None = None
     artifacts: tuple[str, ...] = ()
-    patience_s: float = 0.0
-    then: str | None = None
-    witness: tuple[tuple[str, str], ...] = ()
+    wait_for_capacity_s: float = 0.0
+    next: str | None = None
+    observed: tuple[tuple[str, str], ...] = ()
     members: tuple[Member, ...] = ()
     results: str | None = None  # the folder in which the members of a sweep leave theirs
     started_by: str | None = None  # of a plan that follows a run again: the digest that started it

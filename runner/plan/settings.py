@@ -8,7 +8,7 @@ Value = Scalar | tuple[Scalar, ...]
 LOCAL = "local"
 
 
-def spelled(value: Value) -> str:
+def script_text(value: Value) -> str:
     """A scalar as a script gets it: true and false in lower case, numbers as Python prints them."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 

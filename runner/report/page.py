@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote as url_quote
 
-from runner.report.pictures import DARK, LIGHT, Picture, label, pictures, shown, spell, words
+from runner.report.pictures import DARK, LIGHT, Picture, format_figure, label, pictures, shown, words
 from runner.report.report import MemberReport, Report, margin
 
 _STYLE = """
@@ -154,7 +154,9 @@ def _curves_table(report: Report) -> str:
     head = "".join(f"<th scope='col'>{escape(name)}</th>" for name in ("step", *map(words, told)))
     rows = "".join(
         f"<tr><td>{step:g}</td>"
-        + "".join(f"<td>{spell(points[step]) if step in points else '–'}</td>" for points in told.values())
+        + "".join(
+            f"<td>{format_figure(points[step]) if step in points else '–'}</td>" for points in told.values()
+        )
         + "</tr>"
         for step in steps
     )
@@ -184,7 +186,7 @@ def _row(report: Report, member: MemberReport, names: list[str], with_state: boo
     """One member; the best one stands out."""
     number = _link(member.log, report) if member.log and with_state else str(member.number)
     cells = [number, *(escape(shown(member.values.get(axis))) for axis in report.axes)]
-    cells += [spell(member.figures[n]) if n in member.figures else "–" for n in names]
+    cells += [format_figure(member.figures[n]) if n in member.figures else "–" for n in names]
     if with_state:
         told = member.state if member.error is None else f"failed: {member.error.splitlines()[0][:120]}"
         kind = " class='failed'" if member.error is not None else ""

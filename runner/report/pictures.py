@@ -91,7 +91,7 @@ def _quality(report: Report, theme: Theme, narrow: bool) -> bytes:
     return _bars(report, report.quality, theme, narrow)
 
 
-def spell(figure: float) -> str:
+def format_figure(figure: float) -> str:
     """Shares with three digits, whatever they end in; other figures as short as they are."""
     return f"{figure:.3f}" if 0 <= figure <= 1 else f"{figure:.4g}"
 
@@ -141,7 +141,7 @@ def _heat_map(plot: Any, report: Report, name: str, facet: tuple[Value, ...], th
         cell = row[j]
         bright = cell is not None and cell - low > 0.6 * (high - low)
         ink = theme.ink if cell is None else ("#000000" if bright else "#ffffff")
-        text = "–" if cell is None else spell(cell)
+        text = "–" if cell is None else format_figure(cell)
         plot.text(j, i, text, ha="center", va="center", color=ink, fontsize=8)
     where = ", ".join(f"{a} {shown(v)}" for a, v in zip(report.axes[2:], facet, strict=True))
     plot.set_title(f"{words(name)}{' · ' if where else ''}{where}", fontsize=9, color=theme.ink)

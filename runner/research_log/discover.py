@@ -75,10 +75,10 @@ def discover(settings: Settings) -> Asking[Discovery]:
 
 def _declared_jobs(folders: tuple[Path, ...]) -> dict[str, tuple[str, tuple[str, ...]]]:
     """Phase folder → (its choice, its jobs), from the YAML files; an unreadable one declares nothing."""
-    from runner.config.mistakes import declared
+    from runner.config.mistakes import jobs_of
 
     files = phase_files(folders)
-    return {name: (choice, jobs) for choice, file in files for name, jobs in declared(file)}
+    return {name: (choice, jobs) for choice, file in files for name, jobs in jobs_of(file)}
 
 
 def _broken_files(settings: Settings) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from runner.machines.launch import Available
-from runner.machines.ledger import Ledger, Machine
+from runner.machines.ledger import Ledger, LedgerMachine
 from runner.machines.probe import RemoteRun
 from runner.machines.status import InstanceStatus, Status, Waited
 from runner.research_log.runs import RATES
@@ -160,7 +160,7 @@ def running_lines(ledger: Ledger, now: float) -> list[str]:
     return lines
 
 
-def _running_line(machine: Machine, now: float) -> str:
+def _running_line(machine: LedgerMachine, now: float) -> str:
     """`Running: lambda · gpu_1x_a10 · us-west-1 · $1.29/h · up 42 min 3 s, $0.90 so far`."""
     what = f"{machine.alias} · {machine.type} · {machine.region} · ${machine.usd_per_hour:.2f}/h"
     if machine.is_doubtful:

@@ -6,7 +6,7 @@ from pathlib import Path
 from signal import Signals
 
 from runner.errors import RunnerError
-from runner.plan.next_command import line_of, overview_line, own_line, same_line
+from runner.plan.next_command import line_of, overview_line, repeat_line, spell_next
 from runner.plan.plan import Effect, FailedMember, Member, Plan, PlanResult, Step
 from runner.plan.settings import Settings
 from runner.research_log.discover import Discovery
@@ -172,7 +172,7 @@ def _closing(plan: Plan, settings: Settings, paint: Paint) -> list[str]:
 
 def consent_line(plan: Plan, settings: Settings) -> str:
     """The command line that runs exactly this plan."""
-    return same_line(settings, f"confirm={plan.digest}")
+    return repeat_line(settings, f"confirm={plan.digest}")
 
 
 @singledispatch
@@ -245,7 +245,7 @@ def detached_text(result: PlanResult, settings: Settings, paint: Paint) -> str:
     plan = result.plan
     number = (plan.run or "").partition("-")[0]
     rows = [
-        (label, own_line(settings, verb, f"run={number}"))
+        (label, spell_next(settings, verb, f"run={number}"))
         for label, verb in (("reattach", "logs"), ("stop", "stop"))
     ]
     price = f" (${plan.target.usd_per_hour:.2f}/h)" if plan.target.usd_per_hour else ""
@@ -283,8 +283,8 @@ def _last_lines_text(last_lines: Iterable[bytes]) -> list[str]:
 def next_command(result: PlanResult, settings: Settings) -> str:
     """After success the overview; after a failure the plan again."""
     if result.exit_code == 0:
-        return result.plan.then or overview_line(settings)
-    return same_line(settings)
+        return result.plan.next or overview_line(settings)
+    return repeat_line(settings)
 
 
 def _shown_path(path: str, settings: Settings) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import Refused, RunnerError, UsageError
-from runner.machines.ledger import LEDGER, OUR_NAME, OWNER, entry_of, read_ledger, read_owner
+from runner.machines.ledger import LEDGER, OUR_NAME, OWNER, entry_of, read_installation_id, read_ledger
 from runner.plan.plan import Plan, PlanResult, run_document, to_json
 
 if TYPE_CHECKING:
@@ -163,13 +163,13 @@ def only_launch(state: Path, name: str) -> Iterator[None]:
                 f"{name} was launched by another runner since this plan was made",
                 "Nothing was rented by this one. Show the plan again; it will have another name.",
             )
-        _keep_owner(state, name)
+        _keep_installation_id(state, name)
         yield
 
 
-def _keep_owner(state: Path, name: str) -> None:
+def _keep_installation_id(state: Path, name: str) -> None:
     """Keep whose the machines of this folder are, since the first one; alone, under the lock of launches."""
-    match, kept = OUR_NAME.fullmatch(name), read_owner(state)
+    match, kept = OUR_NAME.fullmatch(name), read_installation_id(state)
     if match is None or match["owner"] == kept:
         return
     if kept is not None:

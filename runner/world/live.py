@@ -52,7 +52,7 @@ class Transport(Protocol):
         """Seconds since the epoch."""
 
 
-class Real:
+class Live:
     """The real world. All waiting for the cloud takes `time_scale` of its usual time."""
 
     def __init__(self, ledger: Path | None = None, time_scale: float = 1.0) -> None:
@@ -215,7 +215,7 @@ def answer(transport: Transport, asking: Asking[R]) -> R:
 
 
 def drive(asking: Asking[R], reply_to: Callable[[Question], Any]) -> R:
-    """What the questions lead to when they are replied to like this; an error goes to whoever asked."""
+    """Runs the questions to their result, answering each by `reply_to`; a RunnerError is thrown into them."""
     try:
         question = next(asking)
         while True:

@@ -21,7 +21,7 @@ from runner.executors.ssh import Ssh
 from runner.plan.command import Command, Route, home_or_path, sh
 from runner.plan.plan import Step
 from runner.research_log.runs import RunPaths, RunState, RunStatus
-from runner.world.live import Real, observe
+from runner.world.live import Live, observe
 from runner.world.screen import Screen
 from tests.simulator.machine import Machine
 from tests.support import HOSTILE_NAME, soak_size
@@ -100,7 +100,7 @@ class ExecutorSuite:
         return RunPaths.of("research-log", phase, f"{uuid4().int % 10**8}-train")
 
     def take(self, step: Step) -> int:
-        return Real().shell(step, Screen(io.BytesIO())).exit_code
+        return Live().shell(step, Screen(io.BytesIO())).exit_code
 
     def run(self, command: Command, paths: RunPaths | None = None) -> tuple[int, RunPaths]:
         """The job to its end: its exit code, as the last of its steps has it."""
@@ -118,7 +118,7 @@ class ExecutorSuite:
         return (self.root / paths.log).read_bytes()
 
     def state(self, paths: RunPaths) -> RunStatus:
-        return observe(Real(), self.executor.state(paths))
+        return observe(Live(), self.executor.state(paths))
 
     def started(self, code: str) -> RunPaths:
         """A job in the background, once it has said something."""
@@ -216,13 +216,13 @@ class ExecutorSuite:
     def test_the_log_is_shown_with_the_exit_code_of_the_job(self) -> None:
         _, paths = self.python("print('one'); print('two'); raise SystemExit(4)")
         shown = io.BytesIO()
-        codes = [Real().shell(s, Screen(shown)).exit_code for s in self.executor.logs(paths, None)]
+        codes = [Live().shell(s, Screen(shown)).exit_code for s in self.executor.logs(paths, None)]
         assert (codes[-1], shown.getvalue()) == (4, b"one\ntwo\n")
 
     def test_the_last_lines_alone_are_shown(self) -> None:
         _, paths = self.python("for n in range(20): print(n)")
         shown = io.BytesIO()
-        codes = [Real().shell(s, Screen(shown)).exit_code for s in self.executor.logs(paths, 2)]
+        codes = [Live().shell(s, Screen(shown)).exit_code for s in self.executor.logs(paths, 2)]
         assert (codes, shown.getvalue()) == ([0], b"18\n19\n")
 
     @pytest.mark.soak

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.machines.probe import Holdings, ask_holdings, is_here, states
+from runner.machines.probe import MachineContents, ask_contents, is_here, states
 from runner.research_log.runs import RunState
 from runner.world.world import Result
 
@@ -37,9 +37,9 @@ class Place:
             self.file(f"{folder}/{name}", text)
         return self.root / folder
 
-    def ask(self, only_stamps: bool = False) -> Holdings | None:
+    def ask(self, only_stamps: bool = False) -> MachineContents | None:
         """What it says; asked as its user, who is not root."""
-        asked = ask_holdings(lambda command: command, str(self.root), "research-log", {}, only_stamps)
+        asked = ask_contents(lambda command: command, str(self.root), "research-log", {}, only_stamps)
         is_root = os.geteuid() == 0
         if is_root and self.root.exists():
             subprocess.run(["chown", "-Rh", "--from=0", str(NOBODY), str(self.root)], check=True)
@@ -117,7 +117,7 @@ def test_a_root_that_cannot_be_entered_is_unseen_and_one_that_is_not_there_is_em
     assert place.ask() is None
     place.root.chmod(0o755)
     place.root = place.root / "nowhere"
-    assert place.ask() == Holdings()
+    assert place.ask() == MachineContents()
 
 
 def test_links_to_what_no_artifact_names_are_told(place: Place) -> None:

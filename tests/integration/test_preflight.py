@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from runner.machines.probe import INSIDE, Inside, read_inside
+from runner.machines.probe import INSIDE, Activity, read_inside
 from runner.plan.command import sh
 from runner.world.world import Result
 from tests.remote import Rig
@@ -505,7 +505,7 @@ def offline_rig(rig: Rig, tmp_path: Path) -> Iterator[Rig]:
     shutil.rmtree(folder)
 
 
-def inside(rig: Rig) -> Inside:
+def inside(rig: Rig) -> Activity:
     """What `status` asks the machine, asked."""
     venv = "research-log/phase11-fractal-logic/.venv"
     script = INSIDE.format(root=rig.remote_root, venv=venv, metrics="metrics.jsonl")

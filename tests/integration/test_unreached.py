@@ -9,7 +9,7 @@ import pytest
 from runner.plan.command import Command, Route
 
 ROUTE = Route("lambda")
-COPY = ROUTE.copied(f"{ROUTE.rsync('-t', there=Command('cd x')).text} a {ROUTE.far}")
+COPY = ROUTE.rsync_or_255(f"{ROUTE.rsync('-t', there=Command('cd x')).text} a {ROUTE.remote_dot}")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from runner.errors import RunnerError, TryLater, Unreachable, UsageError
-from runner.machines.lambda_api import DEFINITE_REFUSALS, TOLD, cloud_error, retry_after_s
+from runner.machines.lambda_api import ADVICE, DEFINITE_REFUSALS, cloud_error, retry_after_s
 from runner.plan.plan import Request
 from runner.world.world import Result
 
@@ -27,7 +27,7 @@ def told(result: Result) -> RunnerError:
     return error
 
 
-@pytest.mark.parametrize("code", TOLD)
+@pytest.mark.parametrize("code", ADVICE)
 def test_every_code_says_what_happened_and_what_about_the_money(code: str) -> None:
     error = told(refusal(code))
     assert "Because." in error.message

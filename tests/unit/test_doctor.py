@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runner.config.freeze import load
-from runner.doctor.job_rules import Diagnosis, Seen, diagnose, evidence_of, read_health
+from runner.doctor.job_rules import Diagnosis, RunHealth, diagnose, evidence_of, read_health
 from runner.errors import NeverStarted, UsageError
 from runner.jobs.job import logs
 from runner.research_log.runs import RunState
@@ -34,13 +34,13 @@ def run_folder(
     return folder
 
 
-def found(tmp_path: Path, folder: Path, *words: str, seen: Seen | None = None) -> tuple[Diagnosis, ...]:
+def found(tmp_path: Path, folder: Path, *words: str, seen: RunHealth | None = None) -> tuple[Diagnosis, ...]:
     log = f"paths.research_log={tmp_path / 'research-log'}"
     settings = load(["phase=phase12", "action=doctor", log, *words], tmp_path)
     return diagnose(evidence_of(settings, folder, seen))
 
 
-def only(tmp_path: Path, folder: Path, *words: str, seen: Seen | None = None) -> Diagnosis:
+def only(tmp_path: Path, folder: Path, *words: str, seen: RunHealth | None = None) -> Diagnosis:
     (diagnosis,) = found(tmp_path, folder, *words, seen=seen)
     return diagnosis
 
@@ -65,7 +65,7 @@ def test_out_of_gpu_memory_at_batch_one_asks_for_the_next_larger_machine(tmp_pat
 
 def test_killed_by_the_kernel_needs_the_kernels_own_words(tmp_path: Path) -> None:
     folder = run_folder(tmp_path, "step 1\n", exit_code=137, command="--batch_size=8")
-    diagnosis = only(tmp_path, folder, seen=Seen(RunState.ENDED, 137, oom_line=KILLED))
+    diagnosis = only(tmp_path, folder, seen=RunHealth(RunState.ENDED, 137, oom_line=KILLED))
     assert diagnosis.symptom == "killed by the kernel"
     assert KILLED in diagnosis.evidence
     assert "batch_size=4" in words_of(diagnosis)
@@ -73,7 +73,7 @@ def test_killed_by_the_kernel_needs_the_kernels_own_words(tmp_path: Path) -> Non
 
 def test_a_run_without_process_and_exit_code_is_started_again(tmp_path: Path) -> None:
     folder = run_folder(tmp_path, "step 1\n", exit_code=None)
-    diagnosis = only(tmp_path, folder, seen=Seen(RunState.LOST))
+    diagnosis = only(tmp_path, folder, seen=RunHealth(RunState.LOST))
     assert diagnosis.symptom == "the run is lost"
     assert "action=train" in words_of(diagnosis)
 
@@ -105,7 +105,7 @@ def test_a_line_of_the_log_is_the_evidence(tmp_path: Path, line: str, symptom: s
 
 
 def test_a_full_disk_is_seen_by_df_where_the_job_said_nothing(tmp_path: Path) -> None:
-    seen = Seen(RunState.ENDED, 1, disk_percent=100, disk_line="/dev/vda1 512 512 0 100% /")
+    seen = RunHealth(RunState.ENDED, 1, disk_percent=100, disk_line="/dev/vda1 512 512 0 100% /")
     diagnosis = only(tmp_path, run_folder(tmp_path, ""), seen=seen)
     assert diagnosis.evidence == "/dev/vda1 512 512 0 100% /"
 
@@ -119,7 +119,7 @@ def test_a_diverged_run_is_tried_again_with_a_tenth_of_the_learning_rate(tmp_pat
 def test_a_run_hangs_when_neither_it_nor_the_gpu_does_anything(
     tmp_path: Path, silent_s: int, gpu: int, hangs: bool
 ) -> None:
-    seen = Seen(RunState.RUNNING, silent_s=silent_s, gpu_percent=gpu)
+    seen = RunHealth(RunState.RUNNING, silent_s=silent_s, gpu_percent=gpu)
     diagnoses = found(tmp_path, run_folder(tmp_path, "step 1\n", exit_code=None), seen=seen)
     assert [d.symptom for d in diagnoses] == (["the run hangs"] if hangs else [])
     assert all("action=stop" in words_of(d) for d in diagnoses)

@@ -11,7 +11,7 @@ import pytest
 from runner.config.freeze import load
 from runner.errors import Refused, UsageError
 from runner.machines.launch import launch
-from runner.machines.ledger import LEDGER, OWNER, Ledger, owner, read_ledger
+from runner.machines.ledger import LEDGER, OWNER, Ledger, installation_id, read_ledger
 from runner.machines.status import Status, status, wait
 from runner.machines.terminate import terminate
 from runner.plan.command import Command
@@ -112,7 +112,7 @@ def row(name: str, **values: Any) -> dict[str, Any]:
 
 def test_a_machine_of_a_rebuilt_ledger_costs_at_least_and_may_hold_anything(world: World) -> None:
     """Its runs may be older than the ledger, so that nothing here says that it holds nothing."""
-    name = f"lambda-0001-{owner(world.settings())}"
+    name = f"lambda-0001-{installation_id(world.settings())}"
     world.lists = [[row(name)]]
     world.status()
     world.now += HOUR
@@ -128,7 +128,7 @@ def test_a_machine_of_a_rebuilt_ledger_costs_at_least_and_may_hold_anything(worl
 
 
 def test_a_machine_that_was_asked_for_and_never_used_can_go_unseen(world: World) -> None:
-    name = f"lambda-0001-{owner(world.settings())}"
+    name = f"lambda-0001-{installation_id(world.settings())}"
     world.launched(name)
     world.lists = [[row(name)]]
     (one,) = world.status().document()["instances"]
@@ -147,10 +147,10 @@ def add_key(world: World, key: str) -> None:
 def test_a_second_laptop_of_the_same_name_and_path_is_somebody_else(world: World) -> None:
     """Only its ssh key differs; nothing of the first one's state is there."""
     add_key(world, "AAAAfirst")
-    first = owner(world.settings())
-    assert owner(world.settings()) == first, "a plan is shown, and then confirmed"
+    first = installation_id(world.settings())
+    assert installation_id(world.settings()) == first, "a plan is shown, and then confirmed"
     add_key(world, "AAAAsecond")
-    assert owner(world.settings()) != first
+    assert installation_id(world.settings()) != first
     world.lists = [[row(f"lambda-0001-{first}")]]
     (one,) = world.status().document()["instances"]
     assert (one["ours"], one["at_least"]) == (False, True)
@@ -163,12 +163,14 @@ def test_a_second_laptop_of_the_same_name_and_path_is_somebody_else(world: World
 
 def test_whose_the_machines_are_is_kept_from_the_first_launch_on(world: World) -> None:
     add_key(world, "AAAAfirst")
-    first = owner(world.settings())
+    first = installation_id(world.settings())
     assert not (world.state / OWNER).exists()
     with only_launch(world.state, f"lambda-0001-{first}"):
         assert (world.state / OWNER).read_text() == f"{first}\n"
     add_key(world, "AAAAnew")
-    assert owner(world.settings()) == first, "another key, another host name or another path: still ours"
+    assert installation_id(world.settings()) == first, (
+        "another key, another host name or another path: still ours"
+    )
     world.lists = [[row(f"lambda-0001-{first}")]]
     (one,) = world.status().document()["instances"]
     assert one["ours"], "the ledger is gone, and the name says whose it is"
@@ -179,10 +181,10 @@ def test_whose_the_machines_are_is_kept_from_the_first_launch_on(world: World) -
 
 def test_an_owner_that_a_disk_spoilt_is_made_anew(world: World) -> None:
     add_key(world, "AAAAfirst")
-    first = owner(world.settings())
+    first = installation_id(world.settings())
     world.state.mkdir()
     (world.state / OWNER).write_bytes(b"\x00\xff\n")
-    assert owner(world.settings()) == first
+    assert installation_id(world.settings()) == first
     with only_launch(world.state, f"lambda-0001-{first}"):
         assert (world.state / OWNER).read_text() == f"{first}\n"
 

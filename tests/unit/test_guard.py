@@ -16,13 +16,13 @@ import pytest
 from runner.config.freeze import load
 from runner.consent import show_or_apply
 from runner.errors import Refused, UsageError
-from runner.machines.fleet import Seen, find
-from runner.machines.guard import Declared, Loss, loss_of, remedies
-from runner.machines.lambda_api import Rented, terminate_request
+from runner.machines.fleet import Fleet, find_machine
+from runner.machines.guard import Declared, Guard, check_loss, rescue_lines
+from runner.machines.lambda_api import CloudInstance, terminate_request
 from runner.machines.ledger import Ledger, fold
-from runner.machines.probe import HeldFile, HeldRun, Holdings
+from runner.machines.probe import HeldRun, MachineContents, RemoteFile
 from runner.machines.ssh_config import removal_step
-from runner.machines.terminate import last_look, witness
+from runner.machines.terminate import observed, recheck
 from runner.plan.plan import Effect, Plan, Request, Step, Target
 from runner.plan.settings import Settings
 from runner.research_log.runs import RunState, RunStatus
@@ -34,7 +34,7 @@ NAME, ID, IP = "lambda-0002-abcdef", "2" * 32, "203.0.113.9"
 LAUNCHED, NOW = 1_000_000.0, 1_009_000.0
 PHASE = "research-log/phase12-fractal-sampler"
 ONE, TWO = f"{PHASE}/runs/0001-train", f"{PHASE}/runs/0002-train"
-OURS = Rented(ID, NAME, "active", "gpu_1x_a10", "us-east-1", 1.29, IP)
+OURS = CloudInstance(ID, NAME, "active", "gpu_1x_a10", "us-east-1", 1.29, IP)
 INTENT = {"event": "intent", "at": LAUNCHED, "name": NAME, "alias": "lambda", "digest": "p" + "0" * 12}
 CAME_UP = {"event": "launched", "at": LAUNCHED + 1, "name": NAME, "id": ID}
 
@@ -45,7 +45,7 @@ class Desk:
 
     folder: Path
     entries: list[dict[str, Any]] = field(default_factory=lambda: [INTENT, CAME_UP])
-    machine: Rented = OURS
+    machine: CloudInstance = OURS
 
     def settings(self, *words: str) -> Settings:
         """As typed here."""
@@ -57,10 +57,10 @@ class Desk:
     def ledger(self) -> Ledger:
         return fold(self.entries)
 
-    def loss(self, held: Holdings | None, *words: str) -> Loss:
+    def loss(self, held: MachineContents | None, *words: str) -> Guard:
         """What the guard says."""
-        seen = Seen(self.ledger, (self.machine,), NOW)
-        return loss_of(self.settings(*words), seen, self.machine, held)
+        seen = Fleet(self.ledger, (self.machine,), NOW)
+        return check_loss(self.settings(*words), seen, self.machine, held)
 
     def run(self, folder: str = ONE, name: str = "lambda", at: float = LAUNCHED + 60) -> Path:
         """A run that was started here on the machine that ssh calls `name`."""
@@ -81,43 +81,43 @@ def desk(tmp_path: Path) -> Desk:
     return Desk(tmp_path)
 
 
-def held_file(path: str, content: bytes = b"weights") -> HeldFile:
-    return HeldFile(path, hashlib.sha256(content).hexdigest(), len(content))
+def held_file(path: str, content: bytes = b"weights") -> RemoteFile:
+    return RemoteFile(path, hashlib.sha256(content).hexdigest(), len(content))
 
 
-def held(files: Iterable[str] = (), alive: Iterable[str] = (), ended: Iterable[str] = ()) -> Holdings:
+def held(files: Iterable[str] = (), alive: Iterable[str] = (), ended: Iterable[str] = ()) -> MachineContents:
     """What a machine says of itself."""
     runs = [HeldRun(run, RunStatus(RunState.RUNNING)) for run in alive]
     runs += [HeldRun(run, RunStatus(RunState.ENDED, 0)) for run in ended]
-    return Holdings(tuple(runs), tuple(held_file(path) for path in files))
+    return MachineContents(tuple(runs), tuple(held_file(path) for path in files))
 
 
 # ------------------------------------------------------------------------- a machine that does not answer
 
 
 def test_a_machine_of_ours_on_which_nothing_was_started_goes_without_questions(desk: Desk) -> None:
-    assert desk.loss(None) == Loss()
+    assert desk.loss(None) == Guard()
     desk.machine = replace(desk.machine, status="booting", ip=None)
-    assert desk.loss(None) == Loss()
+    assert desk.loss(None) == Guard()
 
 
 @pytest.mark.parametrize("folder", ["research-log/runs/0001-run", ONE])
 @pytest.mark.parametrize("name", ["lambda", NAME, ID, IP])
 def test_a_run_under_any_name_of_the_machine_keeps_it(desk: Desk, folder: str, name: str) -> None:
     desk.run(folder, name)
-    assert Path(folder).name in desk.loss(None).unseen
+    assert Path(folder).name in desk.loss(None).unknown_because
     assert desk.loss(None, "discard=[unreachable]").reason is None
 
 
 def test_a_name_that_it_had_before_it_was_renamed_is_its_own(desk: Desk) -> None:
     desk.run(name="lambda")
     desk.machine = replace(desk.machine, name="my-gpu")
-    assert desk.loss(None, f"machine={ID}").unseen
+    assert desk.loss(None, f"machine={ID}").unknown_because
 
 
 def test_a_clock_that_was_wrong_at_the_launch_hides_no_run(desk: Desk) -> None:
     desk.run(at=LAUNCHED - 600)
-    assert desk.loss(None).unseen
+    assert desk.loss(None).unknown_because
 
 
 @pytest.mark.parametrize("name", ["lambda", "my-gpu", ID])
@@ -126,10 +126,10 @@ def test_a_run_of_another_research_log_keeps_it_by_the_ledger_and_by_no_clock(de
     run = {"event": "run", "at": LAUNCHED - 10**6, "name": name, "run": folder}
     desk.machine = replace(desk.machine, name="my-gpu")
     desk.entries = [run, *desk.entries]
-    assert desk.loss(None, f"machine={ID}") == Loss(), "of an earlier machine"
+    assert desk.loss(None, f"machine={ID}") == Guard(), "of an earlier machine"
     desk.entries = [*desk.entries, run]
-    assert "0001-train" in desk.loss(None, f"machine={ID}").unseen
-    assert folder[1:] in desk.loss(held(), f"machine={ID}").unseen
+    assert "0001-train" in desk.loss(None, f"machine={ID}").unknown_because
+    assert folder[1:] in desk.loss(held(), f"machine={ID}").unknown_because
     assert desk.loss(held(ended=["experiments/phase1-x/runs/0001-train"]), f"machine={ID}").reason is None
 
 
@@ -142,19 +142,22 @@ def test_a_run_of_an_earlier_machine_of_the_same_alias_is_not_its(desk: Desk) ->
         {"event": "gone", "at": LAUNCHED - 2000, **earlier},
         *desk.entries,
     ]
-    assert desk.loss(None) == Loss()
+    assert desk.loss(None) == Guard()
     desk.run(TWO, at=LAUNCHED + 60)
-    assert "0002-train" in desk.loss(None).unseen and "0001-train" not in desk.loss(None).unseen
+    assert (
+        "0002-train" in desk.loss(None).unknown_because
+        and "0001-train" not in desk.loss(None).unknown_because
+    )
 
 
 def test_a_run_that_failed_before_its_start_was_none(desk: Desk) -> None:
     run = desk.run()
     steps = [{"name": "sync", "exit_code": 255}]
     (run / "result.json").write_text(json.dumps({"steps": steps, "log": None}))
-    assert desk.loss(None) == Loss()
+    assert desk.loss(None) == Guard()
     steps.append({"name": "start", "exit_code": 255})
     (run / "result.json").write_text(json.dumps({"steps": steps, "log": None}))
-    assert desk.loss(None).unseen, "the link was lost: it may have started"
+    assert desk.loss(None).unknown_because, "the link was lost: it may have started"
 
 
 @pytest.mark.parametrize(
@@ -170,7 +173,7 @@ def test_a_machine_without_our_own_request_for_it_is_never_empty_unseen(
 ) -> None:
     desk.entries = entries
     loss = desk.loss(None)
-    assert "its launch is not on record here" in loss.unseen
+    assert "its launch is not on record here" in loss.unknown_because
     assert desk.loss(None, "discard=[unreachable]").accepted == ("all that nobody can see",)
 
 
@@ -179,7 +182,7 @@ def test_a_machine_without_our_own_request_for_it_is_never_empty_unseen(
 
 def test_a_run_that_the_machine_does_not_show_means_another_root(desk: Desk) -> None:
     desk.run("research-log/runs/0001-run")
-    assert "remote.root" in desk.loss(held()).unseen
+    assert "remote.root" in desk.loss(held()).unknown_because
     assert desk.loss(held(ended=["research-log/runs/0001-run"])).reason is None
     assert desk.loss(held(), "discard=[unreachable]").accepts_unseen
 
@@ -189,7 +192,7 @@ def test_what_is_here_byte_for_byte_is_not_lost(desk: Desk) -> None:
     assert f"{PHASE}/ck/a.pt" in (desk.loss(there).reason or "")
     (desk.folder / PHASE / "ck").mkdir(parents=True)
     (desk.folder / PHASE / "ck/a.pt").write_bytes(b"weights")
-    assert desk.loss(there) == Loss(num_here=1)
+    assert desk.loss(there) == Guard(num_here=1)
 
 
 # --------------------------------------------------------------------------------------------- discard
@@ -274,12 +277,12 @@ DECLARED = {"phase12-fractal-sampler": Declared("phase12", ("checkpoints/",))}
 def told(desk: Desk, files: Iterable[str] = (), alive: Iterable[str] = ()) -> list[str]:
     """What a refusal says to type, without its last line, which accepts the loss."""
     loss = desk.loss(held(files, alive=alive))
-    *lines, last = remedies(desk.settings(), desk.machine, loss, DECLARED)
+    *lines, last = rescue_lines(desk.settings(), desk.machine, loss, DECLARED)
     assert loss_of_words(desk, files, alive, last).reason is None
     return lines
 
 
-def loss_of_words(desk: Desk, files: Iterable[str], alive: Iterable[str], line: str) -> Loss:
+def loss_of_words(desk: Desk, files: Iterable[str], alive: Iterable[str], line: str) -> Guard:
     """What is left when the last line is typed as it was shown."""
     typed = shlex.split(line.removeprefix("to accept the loss: "))
     assert "action=terminate" in typed
@@ -333,10 +336,12 @@ def test_many_files_are_named_by_what_they_are_in(desk: Desk) -> None:
 # ------------------------------------------------------------------------------------- the last look
 
 
-def looked_again(desk: Desk, before: tuple[tuple[str, str], ...], now: Holdings | None, *words: str) -> Any:
+def looked_again(
+    desk: Desk, before: tuple[tuple[str, str], ...], now: MachineContents | None, *words: str
+) -> Any:
     """What the last look says, when the plan saw `before` and the machine shows `now`."""
     plan = Plan(
-        "terminate", Effect.DESTROY, Target("lambda", "lambda"), (), basis=(("machine", ID),), witness=before
+        "terminate", Effect.DESTROY, Target("lambda", "lambda"), (), basis=(("machine", ID),), observed=before
     )
 
     def reply(question: Any) -> Any:
@@ -347,25 +352,25 @@ def looked_again(desk: Desk, before: tuple[tuple[str, str], ...], now: Holdings 
         assert isinstance(question, Fact)
         return (desk.machine,) if isinstance(question.ask, Request) else now
 
-    return drive(last_look(desk.settings(*words), plan), reply)
+    return drive(recheck(desk.settings(*words), plan), reply)
 
 
 def test_what_changes_while_a_plan_is_made_keeps_the_machine(desk: Desk) -> None:
     desk.settings().paths.state.mkdir()
     before = held([f"{PHASE}/ck/w.pt"], ended=[ONE])
-    assert looked_again(desk, witness(before, ()), before) is None
+    assert looked_again(desk, observed(before, ()), before) is None
     began = held([f"{PHASE}/ck/w.pt"], ended=[ONE], alive=[TWO])
-    assert TWO in looked_again(desk, witness(before, ()), began)
+    assert TWO in looked_again(desk, observed(before, ()), began)
     grew = held([f"{PHASE}/ck/w.pt", f"{PHASE}/ck/best.pt"], ended=[ONE])
-    assert "ck/best.pt" in looked_again(desk, witness(before, ()), grew)
-    assert "any more" in looked_again(desk, witness(before, ()), None)
-    assert looked_again(desk, witness(Holdings(), ()), Holdings()) is None
+    assert "ck/best.pt" in looked_again(desk, observed(before, ()), grew)
+    assert "any more" in looked_again(desk, observed(before, ()), None)
+    assert looked_again(desk, observed(MachineContents(), ()), MachineContents()) is None
 
 
 class Cloud:
     """The world of a plan to end a machine: a list with the machine in it."""
 
-    def __init__(self, machine: Rented) -> None:
+    def __init__(self, machine: CloudInstance) -> None:
         row = {"id": machine.id, "name": machine.name, "status": machine.status, "ip": machine.ip}
         kind = {"name": machine.type, "price_cents_per_hour": 129}
         self.row = row | {"region": {"name": machine.region}, "instance_type": kind}
@@ -384,7 +389,7 @@ def test_the_request_is_not_sent_after_a_last_look_that_refuses(desk: Desk) -> N
     desk.machine = replace(desk.machine, ip=None)
     step = Step("terminate", terminate_request("https://cloud", ID), Effect.DESTROY)
     basis, seen = (("machine", ID),), (("machine", "seen"),)
-    plan = Plan("terminate", Effect.DESTROY, Target("lambda", "lambda"), (step,), basis=basis, witness=seen)
+    plan = Plan("terminate", Effect.DESTROY, Target("lambda", "lambda"), (step,), basis=basis, observed=seen)
     settings = replace(desk.settings(), confirm=plan.digest)
     cloud: Any = Cloud(desk.machine)
     with pytest.raises(Refused) as caught:
@@ -394,8 +399,8 @@ def test_the_request_is_not_sent_after_a_last_look_that_refuses(desk: Desk) -> N
 
 def test_a_run_that_is_given_up_alive_may_change_until_the_last_moment(desk: Desk) -> None:
     before, now = held([f"{ONE}/log"], alive=[ONE]), held([f"{ONE}/log", f"{ONE}/b"], alive=[ONE])
-    assert looked_again(desk, witness(before, (ONE,)), now) is None
-    assert "runs/0002" in looked_again(desk, witness(before, (ONE,)), held(alive=[ONE, TWO]))
+    assert looked_again(desk, observed(before, (ONE,)), now) is None
+    assert "runs/0002" in looked_again(desk, observed(before, (ONE,)), held(alive=[ONE, TWO]))
 
 
 def test_a_run_that_is_started_on_an_unseen_machine_meanwhile_keeps_it(desk: Desk) -> None:
@@ -413,11 +418,11 @@ def test_a_run_that_is_started_on_an_unseen_machine_meanwhile_keeps_it(desk: Des
 
 def test_a_machine_that_was_not_launched_from_here_has_to_be_named(desk: Desk) -> None:
     desk.entries = []
-    seen = Seen(desk.ledger, (desk.machine,), NOW)
+    seen = Fleet(desk.ledger, (desk.machine,), NOW)
     with pytest.raises(UsageError) as caught:
-        find(desk.settings(), seen)
+        find_machine(desk.settings(), seen)
     assert any(ID in hint for hint in caught.value.hints)
-    assert find(desk.settings(f"machine={ID}"), seen) is desk.machine
+    assert find_machine(desk.settings(f"machine={ID}"), seen) is desk.machine
 
 
 # -------------------------------------------------------------------------- the ssh configuration after it

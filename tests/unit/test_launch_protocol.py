@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from runner.errors import TryLater, Unreachable, UsageError
-from runner.machines.fleet import Seen, news
+from runner.machines.fleet import Fleet, ledger_updates
 from runner.machines.lambda_api import (
-    Rented,
+    CloudInstance,
     add_ssh_key_request,
     instance_of,
     launch_request,
     terminate_request,
 )
-from runner.machines.launch_protocol import Launch, Sent, launching, sending
+from runner.machines.launch_protocol import Launch, Outcome, carry_out, launch_any
 from runner.machines.ledger import SETTLE_S, Ledger, fold
 from runner.plan.plan import Effect, Offer, Request, Step
 from runner.world.live import drive
@@ -159,8 +159,8 @@ class World:
     def next_contact(self) -> Ledger:
         """What the next verb makes of the list."""
         self.now += 60
-        seen = Seen(self.ledger(), tuple(map(instance_of, self.instances)), self.now)
-        for record in news(seen, "abcdef"):
+        seen = Fleet(self.ledger(), tuple(map(instance_of, self.instances)), self.now)
+        for record in ledger_updates(seen, "abcdef"):
             self.reply(record)
         return self.ledger()
 
@@ -184,8 +184,8 @@ def attempts(regions: tuple[str, ...] = REGIONS) -> tuple[Step, ...]:
     )
 
 
-def launch(world: World, patience_s: float = 0.0) -> Launch:
-    result = world.drive(launching(attempts(), "p000000000000", patience_s))
+def launch(world: World, wait_for_capacity_s: float = 0.0) -> Launch:
+    result = world.drive(launch_any(attempts(), "p000000000000", wait_for_capacity_s))
     assert isinstance(result, Launch)
     return result
 
@@ -239,7 +239,7 @@ def test_waiting_for_capacity_rents_what_comes_free_and_says_that_it_costs_nothi
         return original(path)
 
     world.get = get  # type: ignore[method-assign]
-    assert launch(world, patience_s=7200).instance_id is not None
+    assert launch(world, wait_for_capacity_s=7200).instance_id is not None
     assert world.now < 1700
     assert any("nothing is billed" in line and "$1.29/h" in line for line in world.lines)
 
@@ -248,7 +248,7 @@ def test_a_price_above_the_plan_s_is_not_paid() -> None:
     world = World(0)
     (dear,) = attempts(("us-west-1",))
     cheap = Step(dear.name, dear.action, attempt=1, offer=Offer("gpu_1x_a10", "us-west-1", 1.00))
-    result = world.drive(launching((cheap,), "p000000000000", 0.0))
+    result = world.drive(launch_any((cheap,), "p000000000000", 0.0))
     assert (result.instance_id, launches(world)) == (None, 0)
 
 
@@ -278,7 +278,7 @@ def test_no_storm_rents_twice_or_loses_what_it_rented(seed: int) -> None:
     for number in range(25):
         world = World(seed * 1000 + number, storm=0.35)
         world.refusing = {r for r in REGIONS if world.chance.random() < 0.3}
-        result = launch(world, patience_s=world.chance.choice([0.0, 600.0]))
+        result = launch(world, wait_for_capacity_s=world.chance.choice([0.0, 600.0]))
         assert len(world.instances) <= 1
         known = {m.id for m in world.next_contact().ours}
         assert {i["id"] for i in world.instances} <= known
@@ -292,7 +292,7 @@ def test_a_runner_killed_anywhere_leaves_a_machine_that_the_next_contact_knows(s
         chance = random.Random(seed * 1000 + number)
         world = World(seed * 1000 + number, storm=0.25, kill_at=chance.randint(1, 14))
         with contextlib.suppress(Killed):
-            launch(world, patience_s=60.0)
+            launch(world, wait_for_capacity_s=60.0)
         before = {m.name for m in world.ledger().ours}
         if world.instances:
             assert before == {NAME}, "an intent was on disk before the request"
@@ -356,9 +356,9 @@ def test_every_request_is_written_down_before_it_is_sent() -> None:
         if launches(world) == 2:
             break
     assert launches(world) == 2
-    seen = Seen(world.ledger(), (), world.now + 290)
-    assert [m.name for m in seen.doubtful()] == [NAME]
-    assert list(news(seen, "abcdef")) == []
+    seen = Fleet(world.ledger(), (), world.now + 290)
+    assert [m.name for m in seen.unconfirmed()] == [NAME]
+    assert list(ledger_updates(seen, "abcdef")) == []
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -378,7 +378,7 @@ def test_a_key_is_not_registered_by_sleeping_a_day() -> None:
     world = World(0)
     world.post = lambda _request: Result(22, b"", b"86400", status=429)  # type: ignore[method-assign]
     step = Step("ssh-key", add_ssh_key_request(BASE, "k", "ssh-ed25519 AAAA"))
-    sent = world.drive(sending(step))
+    sent = world.drive(carry_out(step))
     assert isinstance(sent.error, TryLater) and world.now < 1010
 
 
@@ -389,10 +389,10 @@ def test_a_launch_that_ends_in_doubt_says_so() -> None:
     assert len(world.instances) <= 4 and [m.name for m in world.ledger().ours] == [NAME]
 
 
-def ending(world: World) -> Sent:
+def ending(world: World) -> Outcome:
     step = Step("terminate", terminate_request(BASE, f"{0:032x}"), Effect.DESTROY)
-    sent = world.drive(sending(step))
-    assert isinstance(sent, Sent)
+    sent = world.drive(carry_out(step))
+    assert isinstance(sent, Outcome)
     return sent
 
 
@@ -445,24 +445,24 @@ def test_the_fake_reads_like_the_cloud() -> None:
     world = World(0)
     launch(world)
     (row,) = world.instances
-    assert isinstance(instance_of(row), Rented)
+    assert isinstance(instance_of(row), CloudInstance)
 
 
 def test_a_machine_that_the_list_does_not_show_yet_is_neither_gone_nor_rented_again() -> None:
     world = World(0)
     launch(world)
-    early = Seen(world.ledger(), (), world.now)
-    assert list(news(early, "abcdef")) == []
-    assert [m.name for m in early.doubtful()] == [NAME]
-    late = Seen(world.ledger(), (), world.now + 301)
-    assert [dict(record.entry)["event"] for record in news(late, "abcdef")] == ["gone"]
+    early = Fleet(world.ledger(), (), world.now)
+    assert list(ledger_updates(early, "abcdef")) == []
+    assert [m.name for m in early.unconfirmed()] == [NAME]
+    late = Fleet(world.ledger(), (), world.now + 301)
+    assert [dict(record.entry)["event"] for record in ledger_updates(late, "abcdef")] == ["gone"]
 
 
 def test_a_machine_that_was_listed_and_no_longer_is_has_ended_and_can_be_seen_again() -> None:
     world = World(0)
     launch(world)
     assert [m.was_listed for m in world.next_contact().ours] == [True]
-    (gone,) = news(Seen(world.ledger(), (), world.now), "abcdef")
+    (gone,) = ledger_updates(Fleet(world.ledger(), (), world.now), "abcdef")
     world.reply(gone)
     assert world.ledger().ours == ()
     assert len(world.next_contact().ours) == 1, "the list may flap"

@@ -12,11 +12,11 @@ import pytest
 
 from runner.config.freeze import load
 from runner.doctor.job_rules import Diagnosis
-from runner.doctor.machine_rules import of_machines
+from runner.doctor.machine_rules import diagnose_machines
 from runner.errors import RunnerError, UsageError
 from runner.plan.plan import Request
 from runner.plan.settings import Settings
-from runner.verbs import rules_for
+from runner.verbs import rule_for
 from runner.world.live import drive
 from runner.world.world import Account, Fact, Now, Pause, Result
 
@@ -79,7 +79,7 @@ class World:
 
     def diagnoses(self, *words: str) -> tuple[Diagnosis, ...]:
         """All that is found; each remedy is something that can be typed."""
-        found: tuple[Diagnosis, ...] = drive(of_machines(self.settings(*words)), self.reply)
+        found: tuple[Diagnosis, ...] = drive(diagnose_machines(self.settings(*words)), self.reply)
         for diagnosis in found:
             check_remedy(diagnosis.remedy)
         return found
@@ -130,7 +130,7 @@ def check_remedy(remedy: str) -> None:
     words = shlex.split(remedy, comments=True)
     if words[:3] == ["python", "-m", "runner"]:
         settings = loaded(*words[3:])
-        rules_for(settings)
+        rule_for(settings)
         assert settings.action not in ("launch", "up") or not settings.instance.is_local
     else:
         assert words[0] in ("export", "curl", "ssh-keygen")
@@ -164,7 +164,7 @@ def test_a_machine_that_is_well_has_no_symptoms(world: World) -> None:
 def test_the_cloud_is_not_asked_where_nothing_was_rented(world: World) -> None:
     settings = world.settings("phase=phase12")
     (settings.paths.state / "ledger.jsonl").unlink()
-    assert list(of_machines(settings)) == []
+    assert list(diagnose_machines(settings)) == []
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,11 @@ from runner.config.multirun import load_sweep
 from runner.errors import RunnerError
 from runner.jobs import job
 from runner.machines import fleet, launch, status, terminate
-from runner.machines.guard import Loss
-from runner.machines.lambda_api import Rented
+from runner.machines.guard import Guard
+from runner.machines.lambda_api import CloudInstance
 from runner.machines.ledger import Ledger
 from runner.machines.probe import HeldRun
-from runner.plan.next_command import in_context, overview_line, own_line, same_line
+from runner.plan.next_command import in_context, overview_line, repeat_line, spell_next
 from runner.plan.plan import Effect, Plan, PlanResult, StepResult, Target
 from runner.plan.settings import Settings
 from runner.research_log.runs import RunState, RunStatus
@@ -30,7 +30,7 @@ HOUSE = Path(runner.__file__).parent
 # Only these may spell the program; the first makes command lines, the others carry its name to Settings.
 DOORS = ("plan/next_command.py", "plan/settings.py", "config/freeze.py", "config/multirun.py", "cli.py")
 OURS = re.compile(r"(?:[\w./]*python -m runner|(?<![\w/.-])runner) [^\n]*")
-MACHINE = Rented("i-1", "lambda-0001-abcdef", "unhealthy", "gpu_1x_a10", "us-west-1", 1.29, "1.2.3.4")
+MACHINE = CloudInstance("i-1", "lambda-0001-abcdef", "unhealthy", "gpu_1x_a10", "us-west-1", 1.29, "1.2.3.4")
 
 
 @pytest.fixture
@@ -67,9 +67,9 @@ def test_one_module_spells_our_command_lines() -> None:
 def test_every_builder_holds_the_places(places: tuple[str, ...]) -> None:
     settings = typed(places, "phase=phase1", "action=train", "instance=gpu_1x_a10", "batch_size=3")
     for line in (
-        own_line(settings, "status"),
-        own_line(settings, "logs", "run=0001"),
-        same_line(settings, "confirm=p000000000000"),
+        spell_next(settings, "status"),
+        spell_next(settings, "logs", "run=0001"),
+        repeat_line(settings, "confirm=p000000000000"),
         overview_line(settings),
         in_context(settings, "To see: python -m runner action=status").removeprefix("To see: "),
     ):
@@ -78,7 +78,7 @@ def test_every_builder_holds_the_places(places: tuple[str, ...]) -> None:
 
 def test_what_is_there_already_is_not_said_twice(places: tuple[str, ...]) -> None:
     settings = typed(places, "phase=phase1", "action=train")
-    line = own_line(settings, "status")
+    line = spell_next(settings, "status")
     assert in_context(settings, line) == line
 
 
@@ -91,7 +91,7 @@ def test_other_texts_stay_as_they_are(text: str, places: tuple[str, ...]) -> Non
 
 def test_what_belongs_to_one_verb_is_left_out(places: tuple[str, ...]) -> None:
     settings = typed(places, "phase=phase1", "action=logs", "run=0003", "lines=5", "machine=other")
-    words = shlex.split(own_line(settings, "stop"))
+    words = shlex.split(spell_next(settings, "stop"))
     assert not {"run=0003", "lines=5", "action=logs"} & set(words)
     assert {"machine=other", "phase=phase1", "action=stop"} <= set(words)
 
@@ -100,24 +100,24 @@ def test_a_line_after_a_sweep_is_no_sweep(places: tuple[str, ...], tmp_path: Pat
     config, *rest = places
     words = ["phase=phase1", "action=train", "batch_size=1,2", *rest]
     settings = load_sweep(words, tmp_path, Path(config.partition("=")[2])).settings
-    line = own_line(settings, "logs", "run=0001")
+    line = spell_next(settings, "logs", "run=0001")
     assert_holds(line, places)
     assert not {"-m", "batch_size=1,2"} & set(shlex.split(line)[3:])
-    assert "-m" in shlex.split(same_line(settings, "confirm=true"))[3:]
+    assert "-m" in shlex.split(repeat_line(settings, "confirm=true"))[3:]
 
 
 def machine_texts(settings: Settings) -> dict[str, str]:
     """What the verbs around a machine say to type next."""
-    seen = fleet.Seen(Ledger(()), (MACHINE,), 0.0)
+    seen = fleet.Fleet(Ledger(()), (MACHINE,), 0.0)
     alive = HeldRun("research-log/phase1-test/runs/0001-train", RunStatus(RunState.RUNNING))
-    loss = Loss(alive=(alive,))
-    there = launch.already_there(settings, "lambda", seen)
+    loss = Guard(alive=(alive,))
+    there = launch.existing_machine(settings, "lambda", seen)
     assert there is not None
     return {
         "rent": fleet.rent_line(settings),
         "terminate": "\n".join(terminate.notes(settings, MACHINE, loss)[:-1]),
         "wait": said_by(status.check_alive, settings, MACHINE),
-        "none": said_by(fleet.only, [], settings, fleet.Seen(Ledger(()), (), 0.0)),
+        "none": said_by(fleet.exactly_one, [], settings, fleet.Fleet(Ledger(()), (), 0.0)),
         "launch": there.reason or "",
         "logs": said_by(job.started_run, settings),
     }

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
-from runner.config.compose import Typed, compose_config, in_grammar, typed_list
+from runner.config.compose import CommandLine, compose_config, in_grammar, typed_list
 from runner.config.freeze import load
 from runner.config.mistakes import problem_in
 from runner.config.schema import CONF, GROUPS
@@ -441,18 +441,18 @@ def test_plain_values_have_the_types_of_the_grammar(text: str, value: object, lo
 @given(TEXT)
 @example("${batch_size}")
 def test_text_in_a_configuration_value_is_what_yaml_says(text: str) -> None:
-    typed = Typed((), (("command", text),))
+    typed = CommandLine((), (("command", text),))
     config = compose_cached()
     from runner.config.compose import set_verbatim
 
-    for key, value in typed.verbatim:
+    for key, value in typed.raw:
         set_verbatim(config, key, value, Path("/"))
     assert config.command == (None if text == "null" else text)
 
 
 def compose_cached(kept: list[Any] = []) -> Any:  # noqa: B006 one composition for all examples
     if not kept:
-        kept.append(compose_config(Typed((), ()), Path("/")))
+        kept.append(compose_config(CommandLine((), ()), Path("/")))
     return kept[0]
 
 

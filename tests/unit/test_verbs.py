@@ -6,8 +6,8 @@ import pytest
 
 from runner.cli import CONF, help_text
 from runner.hydra_flags import actions_to_complete
-from runner.machines.guard import Loss, unmatched
-from runner.machines.probe import HeldFile, HeldRun, Holdings
+from runner.machines.guard import Guard, unmatched
+from runner.machines.probe import HeldRun, MachineContents, RemoteFile
 from runner.plan.next_command import OF_ONE_VERB
 from runner.plan.plan import Effect
 from runner.research_log.runs import RunState, RunStatus
@@ -117,13 +117,13 @@ def test_what_a_verb_takes_is_taken(typed: tuple[str, ...], research_log: Lab, r
 
 def test_a_word_of_discard_that_matches_nothing_is_told() -> None:
     run = HeldRun("research-log/phase1-test/runs/0001-train", RunStatus(RunState.ENDED, 0))
-    held = Holdings((run,), (HeldFile("research-log/phase1-test/model.pt", "c", 1),))
-    assert unmatched(("0001-train", "model.pt", "research-log/phase1-test"), held, Loss()) == ()
-    (slip,) = unmatched(("0001-trian",), held, Loss())
+    held = MachineContents((run,), (RemoteFile("research-log/phase1-test/model.pt", "c", 1),))
+    assert unmatched(("0001-train", "model.pt", "research-log/phase1-test"), held, Guard()) == ()
+    (slip,) = unmatched(("0001-trian",), held, Guard())
     assert slip == "discard=[0001-trian] matches nothing on the machine. Did you mean 0001-train?"
-    (needless,) = unmatched(("unreachable",), held, Loss())
+    (needless,) = unmatched(("unreachable",), held, Guard())
     assert "the machine answers" in needless
-    assert unmatched(("0001-trian",), None, Loss()) == ()
+    assert unmatched(("0001-trian",), None, Guard()) == ()
 
 
 def test_the_help_fits_a_terminal_and_shows_examples() -> None:
