@@ -501,7 +501,7 @@ def test_only_terminate_destroys_and_only_it_can_ask_the_cloud_for_an_end() -> N
     assert GONE == ("terminated",)
     sources = Path(__file__).parents[2].joinpath("runner").rglob("*.py")
     using = {path.stem for path in sources if "terminate_request" in path.read_text()}
-    assert using == {"lambda_cloud", "terminate"}
+    assert using == {"lambda_api", "terminate"}
 
 
 @pytest.mark.parametrize("verb", [verb.name for verb in VERBS if verb.name != "terminate"])
