@@ -184,7 +184,8 @@ def documents_in(answer: bytes) -> "list | None":  # type: ignore[type-arg]
     _, begin, rest = answer.partition(BEGIN)
     if not begin:
         return None
-    found, size = [], 0
+    found = []  # type: list[object]
+    size = 0
     while True:
         line, newline, rest = rest.partition(b"\n")
         if line == (END % size)[:-1] and newline:
@@ -359,8 +360,8 @@ def keep(args: argparse.Namespace, lock: int, told: int, is_detached: bool) -> N
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
     nothing = os.open(os.devnull, os.O_RDWR)
-    for number in (0, 1, 2):
-        os.dup2(nothing, number)
+    for descriptor in (0, 1, 2):
+        os.dup2(nothing, descriptor)
     ours = os.getpid()
     # keeper, leader of the session or group, writer of the log: what `stop` leaves alone
     os.write(lock, b"%d %d %d\n" % (ours, ours if is_detached else os.getpgid(0), ours))
@@ -395,7 +396,9 @@ def run_job(args: argparse.Namespace, lock: int, prints: int, told: int) -> int:
             pass_fds=(lock,),
         )
     except OSError as error:
-        os.write(prints, b"%s: %s\n" % (os.fsencode(args.words[0]), os.strerror(error.errno or 0).encode()))
+        os.write(
+            prints, b"%s: %s\n" % (os.fsencode(str(args.words[0])), os.strerror(error.errno or 0).encode())
+        )
         return 127 if error.errno == errno.ENOENT else 126
     except MissingEnvironment as error:
         os.write(prints, str(error).encode() + b"\n")
@@ -515,56 +518,54 @@ def answer_with(document: object) -> None:
 def end_processes(run: str) -> list:  # type: ignore[type-arg]
     """Those that are left of the run's processes; none when it is over.
 
-    Its processes are those that hold the lock, all below them, and all of their group or session, wherever
-    they went meanwhile; but for the keeper, who writes the exit code and ends by itself. They are frozen
-    while they are counted, so that none starts another behind our back.
+    They are frozen while they are counted, so that none starts another behind our back. One that has just
+    begun is waited for until it says who it is.
     """
-    keeper, leader, writer, job = keepers(run)
     for _ in range(30):
-        if keeper and (job or not is_held(run)):
+        keeper, _, _, job = keepers(run)
+        if not is_held(run) or (keeper and job):
             break
         time.sleep(0.1)
-        keeper, leader, writer, job = keepers(run)
-
-    def members(known: "set[int]") -> "set[int]":
-        found = Processes.now()
-        ours = set(holders(os.path.join(run, "lock"))) | known
-        groups = {leader} if any(leader in found.groups(pid) for pid in ours) and leader > 1 else set()
-        spared = {keeper, leader, writer, os.getpid()}
-        members = set()
-        for pid in found.alive:
-            line = found.ancestors(pid, until=writer if writer != keeper else 0)
-            if any((q in ours and q not in (keeper, leader)) or found.groups(q) & groups for q in line):
-                members.add(pid)
-        children = {pid for pid in members if found.parent.get(pid) == keeper and pid != job}
-        return members - spared - children
-
-    try:
-        if keeper == leader or leader:
-            alive = set()  # type: set[int]
-            for _ in range(5):
-                now = members(alive)
-                if now <= alive:
-                    break
-                alive |= now
-                kill(alive, signal.SIGSTOP)
-            kill(alive, signal.SIGTERM)
-            kill(alive, signal.SIGCONT)
-    except OSError:
-        pass
-    deadline = time.time() + 10
-    left = members(alive)
+    alive = set()  # type: set[int]
+    for _ in range(5):
+        now = members(run, alive)
+        if now <= alive:
+            break
+        alive |= now
+        kill(alive, signal.SIGSTOP)
+    kill(alive, signal.SIGTERM)
+    kill(alive, signal.SIGCONT)
+    deadline, left = time.time() + 10, members(run, alive)
     while left and time.time() < deadline:
         time.sleep(0.05)
-        left = members(alive)
+        left = members(run, alive)
     deadline = time.time() + 10
     while time.time() < deadline:
         kill(left, signal.SIGKILL)
-        left = members(alive)
+        left = members(run, alive)
         if not left and (exit_code_of(run) is not None or not is_held(run)):
             break
         time.sleep(0.05)
     return sorted(left)
+
+
+def members(run: str, known: "set[int]") -> "set[int]":
+    """The run's processes: those that hold its lock, all below them, and all of their session or group.
+
+    Wherever they went meanwhile; but for the keeper, who writes the exit code and ends by itself, and what it
+    starts beside the job. `known` are those that were found before.
+    """
+    keeper, leader, writer, job = keepers(run)
+    found = Processes.now()
+    ours = set(holders(os.path.join(run, "lock"))) | known
+    groups = {leader} if leader > 1 and any(leader in found.groups(pid) for pid in ours) else set()
+    members = set()
+    for pid in found.alive:
+        line = found.ancestors(pid, until=writer if writer != keeper else 0)
+        if any((q in ours and q not in (keeper, leader)) or found.groups(q) & groups for q in line):
+            members.add(pid)
+    beside = {pid for pid in members if found.parent.get(pid) == keeper and pid != job}
+    return members - {keeper, leader, writer, os.getpid()} - beside
 
 
 def keepers(run: str) -> "tuple[int, int, int, int]":
@@ -784,36 +785,52 @@ def follow(args: argparse.Namespace) -> int:
             if size_of(here) > at:
                 pause = 0
             pause = 1 if pause < 1 else min(pause * 2, 30)
-            if noise:
-                say("%s answers, but not to what was asked; it says: %s" % (args.alias, noise))
-            say("no link to %s; the job runs on there. Trying again in %d s" % (args.alias, pause))
+            say_no_link(args, noise, pause)
             continue
         if told["state"] == "absent":
             if size_of(here) == 0:
                 remove(here)
             say("%s holds no such run: %s" % (args.alias, args.run))
             return NO_RUN
-        with open(here, "ab+") as file:
-            size = os.fstat(file.fileno()).st_size
-            is_equal = size == told["size"] and sum_of(file.fileno(), size) == told["sha256"]
-        if is_equal:
-            link_newest(args.run)
-            if told["state"] == "lost":
-                say("lost: no exit code was left (a reboot, or kill -9)")
-                return LOST
-            write_whole(os.path.join(args.run, "exit_code"), b"%d\n" % told["exit_code"])
-            return int(told["exit_code"])
-        if size >= told["size"]:
+        code = compared(args, here, told)
+        if code is not None:
+            return code
+        if size_of(here) >= told["size"]:
             if tries >= 2:
                 say("the log here differs from the one on %s" % args.alias)
                 return DIFFERS
             tries += 1
-            with open(here, "rb") as old, open(here + ".differs", "wb") as kept:
-                shutil.copyfileobj(old, kept)
-            os.truncate(here, 0)
-            continue
-        say("the log cannot be written here; the job runs on")
-        pause = min(max(1, pause * 2), 30)
+            keep_differing(here)
+        else:
+            say("the log cannot be written here; the job runs on")
+            pause = min(max(1, pause * 2), 30)
+
+
+def say_no_link(args: argparse.Namespace, noise: str, pause: int) -> None:
+    if noise:
+        say("%s answers, but not to what was asked; it says: %s" % (args.alias, noise))
+    say("no link to %s; the job runs on there. Trying again in %d s" % (args.alias, pause))
+
+
+def compared(args: argparse.Namespace, here: str, told: dict) -> "int | None":  # type: ignore[type-arg]
+    """The run's exit code, kept here too, once both logs are equal; None while they are not."""
+    with open(here, "ab+") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size != told["size"] or sum_of(file.fileno(), size) != told["sha256"]:
+            return None
+    link_newest(args.run)
+    if told["state"] == "lost":
+        say("lost: no exit code was left (a reboot, or kill -9)")
+        return LOST
+    write_whole(os.path.join(args.run, "exit_code"), b"%d\n" % told["exit_code"])
+    return int(told["exit_code"])
+
+
+def keep_differing(here: str) -> None:
+    """The log here begins anew; what was in it is kept beside it."""
+    with open(here, "rb") as old, open(here + ".differs", "wb") as kept:
+        shutil.copyfileobj(old, kept)
+    os.truncate(here, 0)
 
 
 def follow_once(args: argparse.Namespace, at: int) -> "tuple[dict | None, str]":  # type: ignore[type-arg]
@@ -1148,10 +1165,10 @@ def records(paths: "list[str]", with_sums: bool) -> "list[dict]":  # type: ignor
             found.append({"path": path, "state": "unreadable", "size": 0, "mtime": 0.0, "stamp": ""})
             continue
         stamp = "%d-%d-%d" % (info.st_size, info.st_mtime_ns, info.st_ctime_ns)
-        record = {"path": path, "size": info.st_size, "mtime": info.st_mtime, "stamp": stamp, "state": "file"}
+        record = {"path": path, "size": info.st_size, "mtime": info.st_mtime, "stamp": stamp, "state": "file"}  # type: dict[str, object]
         if stat.S_ISLNK(info.st_mode):
             record.update(state="link", link=os.readlink(path))
-            record["sha256"] = hashlib.sha256(os.fsencode(record["link"]) + b"\n").hexdigest()
+            record["sha256"] = hashlib.sha256(os.fsencode(os.readlink(path)) + b"\n").hexdigest()
         elif not stat.S_ISREG(info.st_mode) or not os.access(path, os.R_OK):
             if not stat.S_ISREG(info.st_mode) and not stat.S_ISDIR(info.st_mode):
                 continue  # a socket or a pipe holds nothing
@@ -1353,7 +1370,7 @@ def bring(args: argparse.Namespace, wanted: "list[dict]", home: "Home") -> "list
     try:
         for kind, data in Parts(process.stdout.fileno()):  # type: ignore[union-attr]
             if kind == b"j":
-                into = finish(at, into, home, failed)
+                finish(at, into, home, failed)
                 told = json.loads(data.decode())
                 at = by_path[told["path"]] if "error" not in told else None
                 into = opened(told) if at else None

@@ -6,6 +6,7 @@ nothing else in the runner formats a word into a command line.
 
 import re
 import shlex
+import sys
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path, PurePath
@@ -122,6 +123,7 @@ _PATIENCE = ("-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=5")
 # Processors have instructions for AES-GCM: a log comes home a third faster than by ssh's first choice.
 # The other two are what ssh falls back on anyway.
 _CIPHERS = ("-c", "aes128-gcm@openssh.com,chacha20-poly1305@openssh.com,aes256-ctr")
+SHIM = Path(__file__).parent.parent / "shim.py"  # started by its path: what is asked need not find packages
 LONGEST_SOCKET = 90  # of a control socket: the kernel's limit is 108, and ssh adds 17 while it makes one
 
 
@@ -163,6 +165,13 @@ class Route:
         """As `ssh`, for a question: nobody is there to type a password."""
         return sh(*self.words, "-n", "-o", "BatchMode=yes", self.alias, remote.text)
 
+    def question(self, root: str, *words: str) -> Command:
+        """What the shim is asked on the machine, without a shell there to read it; answered as a whole.
+
+        `root` is the folder there that paths are relative to.
+        """
+        return shim_question(self.alias, root, words, self.config)
+
     def rsync(self, *options: str, there: Command) -> Command:
         """`rsync` with these options; its far side is started where the command `there` leads.
 
@@ -190,6 +199,15 @@ class Route:
     def remote_dot(self) -> str:
         """The folder that `there` leads to, as rsync names it."""
         return f"{quote(self.alias)}:."
+
+
+def shim_question(
+    machine: str, root: str, words: tuple[str, ...], config: Path | None, options: tuple[str, ...] = ()
+) -> Command:
+    """`shim ask`: these words for the shim on the machine that ssh calls so; nobody types a password."""
+    where = ("--config", str(config)) if config else ()
+    each = [word for option in ("BatchMode=yes", *options) for word in ("--option", option)]
+    return sh(sys.executable, SHIM, "--root", root, "ask", *where, *each, machine, "--", *words)
 
 
 def _rsync_quote(word: str) -> str:

@@ -83,3 +83,11 @@ Question = Fact[Any] | Pause | Now | Account | Record
 # A verb asks for the facts it needs, one after the other, and returns what it makes of them.
 # It is a generator so that it stays pure: the caller observes, a test answers from a list.
 Asking = Generator[Question, Any, R]
+
+
+def documents_of(result: Result) -> list[dict[str, Any]] | None:
+    """What the shim answered; None where the answer is not whole, whatever its exit code."""
+    from runner.shim import documents_in
+
+    documents: list[dict[str, Any]] | None = documents_in(result.stdout)
+    return documents

@@ -13,7 +13,7 @@ MODULES = sorted(path for path in HOUSE.rglob("*.py") if path.name != "__init__.
 
 # From the ground up; a module imports from its own layer and from those before it.
 LAYERS = (
-    ("runner.errors",),
+    ("runner.errors", "runner.shim"),
     ("runner.plan",),
     ("runner.world.world",),
     ("runner.research_log",),
@@ -28,7 +28,14 @@ LAYERS = (
     ("runner",),  # cli, consent, hydra_flags, and what stands beside them
 )
 # Who may have an effect: the world, and those at the top that set it to work.
-MAY_ACT = ("runner.world", "runner.apply", "runner.cli", "runner.consent", "runner.hydra_flags")
+MAY_ACT = (
+    "runner.world",
+    "runner.shim",
+    "runner.apply",
+    "runner.cli",
+    "runner.consent",
+    "runner.hydra_flags",
+)
 EFFECTS = {
     "subprocess",
     "httpx",
