@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.plan.command import Command
-from runner.plan.plan import MembersResult, Plan, PlanResult, Request, Step, StepResult
+from runner.plan.plan import MembersResult, Plan, PlanResult, Request, Step, StepResult, WriteFile
 from runner.plan.settings import LOCAL
 from runner.research_log.runs import tail_of
 from runner.research_log.sweep_results import members_result
@@ -97,6 +97,8 @@ def _taken(step: Step, transport: Transport, screen: Screen) -> Result:
     """One step, its output on the screen. Ctrl-C before the step could hear it is an interrupted step."""
     screen.last_lines.clear()
     try:
+        if isinstance(step.action, WriteFile):
+            return transport.write(step.action, screen)
         return transport.shell(step, screen)
     except KeyboardInterrupt:
         return Result(130, interrupted=True)

@@ -1,12 +1,11 @@
 """What an executor is: four pure answers about a job's run; nothing here touches the world."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from runner.plan.command import Command, quote, sh, shell_word
-from runner.plan.plan import Step
+from runner.plan.command import Command, quote, sh
+from runner.plan.plan import Step, WriteFile
 from runner.plan.settings import Job, Value, script_text
 from runner.research_log.runs import RunPaths, RunStatus
 from runner.world.world import Fact
@@ -69,45 +68,13 @@ def _argument(key: str, value: Value) -> tuple[str, ...]:
     return (f"--{key}={script_text(value)}",)
 
 
-# Linux gives one argument of a process 128 KiB at most (MAX_ARG_STRLEN); `bash -c` has the whole step in one.
-WRITTEN_AT_ONCE = 60_000
-
-
 def write_file(root: Path, submission: Submission) -> tuple[Step, ...]:
-    """The steps that write the run's files here, in pieces that a command line can hold.
-
-    Under another name until the last piece is in, so that a file of this name is a whole one.
-    """
-    folder = sh("mkdir", "-p", submission.paths.folder)
-    steps = []
-    for file in submission.files:
-        path = submission.paths.folder / file.name
-        new = shell_word(f"{path}.new")
-        pieces = list(in_pieces(file.lines))
-        for number, piece in enumerate(pieces):
-            into = ">>" if number else ">"
-            lines = sh("printf", r"%s\n", *piece)
-            write = folder & Command(f"{lines.text} {into} {new}")
-            if number == len(pieces) - 1:
-                write = write & sh("mv", f"{path}.new", path)
-            part = f", part {number + 1} of {len(pieces)}" if len(pieces) > 1 else ""
-            reason = f"{len(piece)} line{'s' * (len(piece) != 1)} of {file.name}{part}"
-            steps.append(Step("configs", write.within(root), reason=reason))
-    return tuple(steps)
-
-
-def in_pieces(lines: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """The lines in order, as many at once as a command holds when they are quoted."""
-    piece: list[str] = []
-    size = 0
-    for line in lines:
-        length = len(quote(line).encode(errors="surrogateescape")) + 1
-        if piece and size + length > WRITTEN_AT_ONCE:
-            yield tuple(piece)
-            piece, size = [], 0
-        piece.append(line)
-        size += length
-    yield tuple(piece)
+    """The steps that write the run's files here; none of them is there yet."""
+    folder = root / submission.paths.folder
+    files = [
+        WriteFile(str(folder / f.name), "".join(f"{line}\n" for line in f.lines)) for f in submission.files
+    ]
+    return tuple(Step("configs", file) for file in files)
 
 
 def claim_folder(submission: Submission) -> Command:

@@ -6,17 +6,18 @@ All else stays as it is. A block stands at the top, because of two values the fi
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from difflib import unified_diff
+from hashlib import sha256
 from pathlib import Path
 
 from runner.errors import TryLater, UsageError
 from runner.machines.fleet import SSH_ALIAS, alias_for, find_machine, list_fleet, target_for
 from runner.machines.lambda_api import CloudInstance
 from runner.machines.probe import host_key_alias, known_hosts
-from runner.plan.command import LONGEST_SOCKET, Command, identity_of, sh
+from runner.plan.command import LONGEST_SOCKET, identity_of, sh
 from runner.plan.next_command import spell_next
-from runner.plan.plan import Effect, Plan, Step
+from runner.plan.plan import Effect, Plan, Step, WriteFile
 from runner.plan.settings import Settings
 from runner.world.world import Asking
 
@@ -37,24 +38,6 @@ class SshFile:
     path: Path
     content: bytes | None
     mode: int = 0o600
-
-
-@dataclass(frozen=True)
-class Edit:
-    """The new content is `block`, and behind it the old content without the `cuts` (from, to)."""
-
-    block: bytes
-    cuts: tuple[tuple[int, int], ...]
-
-    def kept(self, length: int) -> tuple[tuple[int, int], ...]:
-        """The ranges of the old content that stay."""
-        edges = [0, *(edge for cut in self.cuts for edge in cut), length]
-        pairs = zip(edges[::2], edges[1::2], strict=True)
-        return tuple((start, end) for start, end in pairs if start < end)
-
-    def applied(self, old: bytes) -> bytes:
-        """The new content."""
-        return self.block + b"".join(old[start:end] for start, end in self.kept(len(old)))
 
 
 def read_ssh_file(path: Path) -> SshFile:
@@ -120,28 +103,27 @@ def socket_for(folders: tuple[Path, ...], instance_id: str) -> Path | None:
     )
 
 
-def with_block(old: bytes, block: bytes, alias: str, host_key_alias: str) -> Edit:
+def with_block(old: bytes, block: bytes, alias: str, host_key_alias: str) -> bytes:
     """Our block at the top, those that it replaces (of this alias or of this machine) gone."""
 
     def is_replaced(match: re.Match[bytes]) -> bool:
         named = match["alias"].decode(errors="surrogateescape") == alias
         return named or _is_for(match, host_key_alias)
 
-    return Edit(block, _cuts(old, is_replaced))
+    return block + _without(old, is_replaced)
 
 
-def without_block(old: bytes, host_key_alias: str) -> Edit:
+def without_block(old: bytes, host_key_alias: str) -> bytes:
     """The machine's blocks gone. A block of the same alias that is for another machine stays."""
-    return Edit(b"", _cuts(old, lambda match: _is_for(match, host_key_alias)))
+    return _without(old, lambda match: _is_for(match, host_key_alias))
 
 
-def _cuts(old: bytes, is_meant: Callable[[re.Match[bytes]], bool]) -> tuple[tuple[int, int], ...]:
-    """What to take out for the blocks that are meant to go.
+def _without(old: bytes, is_meant: Callable[[re.Match[bytes]], bool]) -> bytes:
+    """The content without the blocks that are meant to go.
 
     Where the user has put hosts above such a block, and options that are for all hosts stand behind it, its
     `Host *` stays: they would become options of the last host above.
     """
-    found: list[tuple[int, int]] = []
     kept, at = b"", 0
     for match in filter(is_meant, _BLOCK.finditer(old)):
         kept += old[at : match.start()]
@@ -149,11 +131,7 @@ def _cuts(old: bytes, is_meant: Callable[[re.Match[bytes]], bool]) -> tuple[tupl
         star = _ALL_HOSTS.search(match["body"])
         if star and _is_of_some(kept) and _begins_with_an_option(old[at:]):
             kept += star[0]
-            body = match.start("body")
-            found += [(match.start(), body + star.start()), (body + star.end(), match.end())]
-        else:
-            found.append(match.span())
-    return tuple(found)
+    return kept + old[at:]
 
 
 def _is_of_some(before: bytes) -> bool:
@@ -182,45 +160,10 @@ def has_own_host(old: bytes, alias: str) -> bool:
     return any(alias.encode() in line.split() for line in lines)
 
 
-def write_command(file: SshFile, edit: Edit) -> Command:
-    """One line of shell that makes the edit, whole or not at all, and only on the file as it was seen."""
-    path = file.path
-    new = f"{sh(path).text}.new.$$"
-    parts = []
-    if edit.block:
-        parts.append(sh("printf", "%s", edit.block.decode(errors="surrogateescape")).text)
-    old = file.content or b""
-    for start, end in edit.kept(len(old)):
-        whole = (start, end) == (0, len(old))
-        part = sh("cat", path) if whole else sh("head", "-c", end, path) | sh("tail", "-c", f"+{start + 1}")
-        parts.append(part.text)
-    body = "; ".join(parts) or ":"
-    same = f'[ "$(cksum < {sh(path).text})" = {sh(cksum(old)).text} ]'
-    asked = Command(same if file.content is not None else f"[ ! -e {sh(path).text} ]")
-    if file.content is None:
-        asked = sh("mkdir", "-p", "-m", "700", path.parent) & asked
-    written = Command(f"(umask 077; {{ {body}; }} > {new})")
-    return asked & written & Command(f"chmod {file.mode:o} {new}") & Command(f"mv -f {new} {sh(path).text}")
-
-
-def cksum(data: bytes) -> str:
-    """What POSIX `cksum` prints: a checksum with polynomial 0x04C11DB7 over the bytes and their number."""
-    crc, length = 0, len(data)
-    tail = length.to_bytes((length.bit_length() + 7) // 8, "little")
-    for byte in (*data, *tail):
-        crc = ((crc << 8) & 0xFFFFFFFF) ^ _CRC_TABLE[(crc >> 24) ^ byte]
-    return f"{crc ^ 0xFFFFFFFF} {length}"
-
-
-def _crc_row(index: int) -> int:
-    """One entry of the table."""
-    value = index << 24
-    for _ in range(8):
-        value = ((value << 1) ^ (0x04C11DB7 if value & 0x80000000 else 0)) & 0xFFFFFFFF
-    return value
-
-
-_CRC_TABLE = tuple(map(_crc_row, range(256)))
+def written(file: SshFile, new: bytes, otherwise: str | None = None) -> WriteFile:
+    """The file with its new content, written only on what was seen."""
+    seen = None if file.content is None else sha256(file.content).hexdigest()
+    return WriteFile(str(file.path), new.decode(errors="surrogateescape"), seen, file.mode, otherwise)
 
 
 def setup_ssh(settings: Settings) -> Asking[Plan]:
@@ -234,18 +177,17 @@ def setup_ssh(settings: Settings) -> Asking[Plan]:
         )
     alias = alias_for(settings, machine)
     file = read_ssh_file(settings.ssh.config)
-    edit = with_block(
-        file.content or b"", _our_block(settings, machine, alias), alias, host_key_alias(machine.id)
-    )
-    step = _config_step(settings, file, edit, f"ssh {alias} → {settings.ssh.user}@{machine.ip}")
+    block = _our_block(settings, machine, alias)
+    new = with_block(file.content or b"", block, alias, host_key_alias(machine.id))
+    step = _config_step(settings, file, new, f"ssh {alias} → {settings.ssh.user}@{machine.ip}")
     return Plan(
         action="setup-ssh",
         effect=Effect.CHANGE,
         target=target_for(settings, machine),
-        steps=(step,) if step else (),
+        steps=(*_folder_steps(settings), step) if step else (),
         basis=(("machine", machine.id), ("ip", machine.ip)),
         reason=None if step else f"{settings.paths.shown(settings.ssh.config)} says so already",
-        details=(("diff", _shown_diff(file, edit)),) if step else (),
+        details=(("diff", _shown_diff(file, new)),) if step else (),
         notes=_own_host_note(file, alias),
         next=_connect(settings, alias),
     )
@@ -274,9 +216,19 @@ def _our_block(settings: Settings, machine: CloudInstance, alias: str) -> bytes:
     )
 
 
-def _config_step(settings: Settings, file: SshFile, edit: Edit, reason: str) -> Step | None:
+def _folder_steps(settings: Settings) -> tuple[Step, ...]:
+    """What the block speaks of is below the folder of our state; ssh makes no folder."""
+    folder = settings.paths.state
+    return (
+        () if folder.is_dir() else (Step("folder", sh("mkdir", "-p", folder), reason="for what ssh keeps"),)
+    )
+
+
+def _config_step(
+    settings: Settings, file: SshFile, new: bytes, reason: str, otherwise: str | None = None
+) -> Step | None:
     """The step that makes the edit; None when nothing would change. UsageError for a read-only file."""
-    if edit.applied(file.content or b"") == (file.content or b""):
+    if new == (file.content or b""):
         return None
     shown = settings.paths.shown(settings.ssh.config)
     if file.content is not None and not file.mode & 0o200:
@@ -284,38 +236,29 @@ def _config_step(settings: Settings, file: SshFile, edit: Edit, reason: str) -> 
             f"{shown} is read-only, so somebody wants it to stay as it is",
             f"chmod u+w {sh(file.path).text}, or give another file: ssh.config=FILE",
         )
-    command = sh("mkdir", "-p", settings.paths.state) & write_command(file, edit)
-    return Step("ssh-config", command, reason=f"{reason}, in {shown}")
+    return Step("ssh-config", written(file, new, otherwise), reason=f"{reason}, in {shown}")
 
 
 def removal_step(settings: Settings, machine: CloudInstance) -> Step | None:
     """The step that takes the machine's block out again; None where there is none, or no permission."""
     alias = alias_for(settings, machine)
+    shown = settings.paths.shown(settings.ssh.config)
+    left = (  # the machine is gone, whatever becomes of its block
+        f"{shown} was written to meanwhile, or cannot be, and stays as it is; "
+        f"the lines from '# >>> fractal-runner {alias} ' to '# <<< fractal-runner {alias} ' lead nowhere: "
+        "take them out"
+    )
     try:
         file = read_ssh_file(settings.ssh.config)
-        edit = without_block(file.content or b"", host_key_alias(machine.id))
-        step = _config_step(settings, file, edit, f"ssh {alias} no longer leads anywhere")
+        new = without_block(file.content or b"", host_key_alias(machine.id))
+        return _config_step(settings, file, new, f"ssh {alias} no longer leads anywhere", left)
     except UsageError:
         return None
-    return (
-        replace(step, action=Command(f"({step.command}) || {_left(settings, alias).text}")) if step else None
-    )
 
 
-def _left(settings: Settings, alias: str) -> Command:
-    """The machine is gone, whatever becomes of its block: somebody may have written to the file meanwhile."""
-    shown = settings.paths.shown(settings.ssh.config)
-    return sh(
-        "echo",
-        f"{shown} was written to meanwhile, or cannot be, and stays as it is; the lines from "
-        f"'# >>> fractal-runner {alias} ' to '# <<< fractal-runner {alias} ' lead nowhere: take them out",
-    )
-
-
-def _shown_diff(file: SshFile, edit: Edit) -> str:
+def _shown_diff(file: SshFile, new: bytes) -> str:
     """The change as a person reads changes, indented as a plan's detail."""
-    old = file.content or b""
-    before, after = (t.decode(errors="replace").splitlines() for t in (old, edit.applied(old)))
+    before, after = (t.decode(errors="replace").splitlines() for t in (file.content or b"", new))
     lines = list(unified_diff(before, after, lineterm="", n=1))[2:]
     return f"{file.path}\n" + "\n".join(f"            {line}" for line in lines)
 

@@ -42,6 +42,32 @@ class Request:
 
 
 @dataclass(frozen=True)
+class WriteFile:
+    """A file that is written whole or not at all, and only while what is there is as it was seen.
+
+    `expects` is the sha256 of what is there, None for no file; without a `mode` the umask says who reads it.
+    Bytes that are no text are in `text` as surrogates. Where it cannot be written, or somebody was faster,
+    the step has failed; not where `otherwise` says what that means.
+    """
+
+    path: str
+    text: str
+    expects: str | None = None
+    mode: int | None = None
+    otherwise: str | None = None
+
+    @property
+    def content(self) -> bytes:
+        """What will be in the file."""
+        return self.text.encode(errors="surrogateescape")
+
+    @property
+    def num_lines(self) -> int:
+        """Its lines, the last one also where nothing ends it."""
+        return self.text.count("\n") + (not self.text.endswith("\n") and self.text != "")
+
+
+@dataclass(frozen=True)
 class Offer:
     """What an attempt would rent. Its price is part of the plan; whether there is one free is not."""
 
@@ -65,7 +91,7 @@ class Step:
     """
 
     name: str
-    action: Command | Request
+    action: Command | Request | WriteFile
     effect: Effect = Effect.CHANGE
     on: str = HERE
     reason: str = ""
@@ -77,8 +103,8 @@ class Step:
 
     @property
     def command(self) -> str:
-        """What a person could paste to do the same."""
-        return self.action.text
+        """What a person could paste to do the same; of a file its path."""
+        return self.action.path if isinstance(self.action, WriteFile) else self.action.text
 
     def document(self) -> dict[str, Any]:
         """The step as JSON."""
@@ -92,10 +118,19 @@ class Step:
         if isinstance(self.action, Request):
             asked = self.action
             doc["request"] = {"method": asked.method, "url": asked.url, "json": asked.json}
+        if isinstance(self.action, WriteFile):
+            doc["file"] = {"path": self.action.path, "text": self.action.text}
         if self.attempt is not None:
             doc["attempt"] = self.attempt
         if self.offer is not None:
             doc |= self.offer.document()
+        return doc
+
+    def named(self) -> dict[str, Any]:
+        """What the digest of a plan covers of it."""
+        doc = self.document()
+        if isinstance(self.action, WriteFile):
+            doc["file"] |= {"expects": self.action.expects, "mode": self.action.mode}
         return doc
 
 
@@ -177,7 +212,7 @@ class Plan:
             "action": self.action,
             "phase": self.phase,
             "instance": [self.target.name, self.target.type, self.target.usd_per_hour],
-            "steps": [step.document() for step in self.steps],
+            "steps": [step.named() for step in self.steps],
             "basis": self.basis,
             "run": self.run,
         }

@@ -3,9 +3,9 @@
 import json
 from pathlib import PurePath
 
-from runner.errors import Refused
-from runner.plan.command import quote
-from runner.plan.plan import Effect, Plan, Step, run_document, to_json
+from runner.errors import Refused, UsageError
+from runner.plan.command import SHA256, quote
+from runner.plan.plan import Effect, Plan, Step, WriteFile, run_document, to_json
 
 _HEAD = """\
 #!/usr/bin/env bash
@@ -84,4 +84,37 @@ def _result_lines(plan: Plan, folder: str) -> list[str]:
 def _step_lines(step: Step) -> list[str]:
     """The step's very command in a shell of its own and without input, as `confirm=` runs it."""
     go_on = "" if step.carries_on else " || exit"
-    return ["(", step.command, f") </dev/null; ended {quote(step.name)} $?{go_on}"]
+    command = _writing(step.action) if isinstance(step.action, WriteFile) else step.command
+    return ["(", command, f") </dev/null; ended {quote(step.name)} $?{go_on}"]
+
+
+def _writing(file: WriteFile) -> str:
+    """The file as a heredoc, written whole or not at all, and only while what is there is as it was seen."""
+    if "\0" in file.text:
+        raise UsageError(f"{file.path} holds a NUL character, which no script can")
+    path, new, folder = (quote(p) for p in (file.path, f"{file.path}.new", str(PurePath(file.path).parent)))
+    private = "" if file.mode is None or file.mode & 0o077 else "-m 700 "
+    is_seen = (
+        f'[ "$({SHA256} <{path} | cut -c1-64)" = {file.expects} ]' if file.expects else f"[ ! -e {path} ]"
+    )
+    chmod = "" if file.mode is None else f"chmod {file.mode:o} {new} && "
+    refused = f"{file.path} is not as it was when the plan was made, or cannot be written; it stays as it is"
+    failed = f"echo {quote(file.otherwise)}" if file.otherwise else f"echo {quote(refused)} >&2; exit 77"
+    return "\n".join(
+        [
+            f"mkdir -p {private}{folder} && ({'' if file.mode is None else 'umask 077; '}"
+            + _heredoc(file.text, new),
+            f"{is_seen} && {chmod}mv -f {new} {path} ||",
+            f"{{ rm -f {new}; {failed}; }}",
+        ]
+    )
+
+
+def _heredoc(text: str, path: str) -> str:
+    """Write the text, and go on. A heredoc ends its last line; of a text that does not, the end is cut."""
+    end = "END"
+    while end in text.split("\n"):
+        end += "_"
+    is_whole = not text or text.endswith("\n")
+    write = "cat" if is_whole else 'printf %s "$(cat)"'
+    return f"{write} >{path}) <<'{end}' &&\n{text if is_whole else text + chr(10)}{end}"

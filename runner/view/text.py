@@ -7,7 +7,7 @@ from signal import Signals
 
 from runner.errors import RunnerError
 from runner.plan.next_command import line_of, overview_line, repeat_line, spell_next
-from runner.plan.plan import Effect, FailedMember, Member, Plan, PlanResult, Step
+from runner.plan.plan import Effect, FailedMember, Member, Plan, PlanResult, Step, WriteFile
 from runner.plan.settings import Settings
 from runner.research_log.discover import Discovery
 from runner.research_log.phases import State
@@ -146,7 +146,12 @@ def _machine_text(plan: Plan) -> str:
 def _step_lines(step: Step, paint: Paint) -> list[str]:
     """A line for what the step is, then the command whole, so that it can be pasted."""
     mark = paint(_MARKS[step.effect], _EFFECT_COLOUR[step.effect], "bold")
-    return [f"{mark} {paint(f'{step.name:<8}', 'bold')} {step.reason}".rstrip(), f"    {step.command}"]
+    file = step.action if isinstance(step.action, WriteFile) else None
+    written = f"    {step.command}  ({file.num_lines:,} line{'s' * (file.num_lines != 1)})" if file else ""
+    return [
+        f"{mark} {paint(f'{step.name:<8}', 'bold')} {step.reason}".rstrip(),
+        written or f"    {step.command}",
+    ]
 
 
 def _attempts_lines(attempts: Sequence[Step], paint: Paint) -> list[str]:

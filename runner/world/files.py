@@ -6,13 +6,14 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from runner.errors import Refused, RunnerError, UsageError
 from runner.machines.ledger import LEDGER, OUR_NAME, OWNER, entry_of, read_installation_id, read_ledger
-from runner.plan.plan import Plan, PlanResult, run_document, to_json
+from runner.plan.plan import Plan, PlanResult, WriteFile, run_document, to_json
 
 if TYPE_CHECKING:
     from runner.report.report import Report
@@ -65,18 +66,50 @@ def _is_over(result: PlanResult, folder: Path) -> bool:
     return ended.exists() and not (told.exists() and told.stat().st_mtime >= ended.stat().st_mtime)
 
 
+def write_file(action: WriteFile) -> None:
+    """What a step writes. Refused when what is there is not what was seen; a folder is made where none is."""
+    path = Path(action.path)
+    is_private = action.mode is not None and not action.mode & 0o077
+    try:
+        path.parent.mkdir(0o700 if is_private else 0o777, parents=True, exist_ok=True)
+        with _replacing(path, action.mode) as new:
+            new.write(action.content)
+            _check_expected(path, action.expects)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}; it stays as it is") from error
+
+
+def _check_expected(path: Path, expects: str | None) -> None:
+    """Refused when the file is not as it was seen."""
+    found = sha256(path.read_bytes()).hexdigest() if path.exists() else None
+    if found == expects:
+        return
+    how = "is gone" if found is None else "was written to" if expects else "was made by somebody else"
+    raise Refused(f"{path} {how} since the plan was made; it stays as it is")
+
+
 def _write_atomically(path: Path, text: str) -> None:
     """The whole file or none of it, also through a crash."""
+    with _replacing(path) as new:
+        new.write(text.encode())
+
+
+@contextmanager
+def _replacing(path: Path, mode: int | None = None) -> Iterator[IO[bytes]]:
+    """A new file that takes the place of the old one when all went well."""
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        with new.open("w") as file:
-            file.write(text)
+        with open(
+            new, "wb", opener=lambda name, flags: os.open(name, flags, 0o600 if mode else 0o666)
+        ) as file:
+            if mode:
+                os.fchmod(file.fileno(), mode)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         new.replace(path)
-    except OSError:
+    finally:
         new.unlink(missing_ok=True)
-        raise
 
 
 def run_that_spent(digest: str, phase_folder: Path) -> str | None:

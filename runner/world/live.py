@@ -13,7 +13,7 @@ from typing import Any, Protocol, TextIO, TypeVar
 
 from runner.errors import Bug, RunnerError
 from runner.plan.command import Command
-from runner.plan.plan import Request, Step
+from runner.plan.plan import Request, Step, WriteFile
 from runner.world.screen import Screen
 from runner.world.world import Account, Asking, Fact, Pause, Question, Record, Result
 
@@ -29,6 +29,9 @@ class Transport(Protocol):
 
     def shell(self, step: Step, screen: Screen) -> Result:
         """Run an effect through bash and show its output."""
+
+    def write(self, file: WriteFile, screen: Screen) -> Result:
+        """Write a file, and show what kept it from being written."""
 
     def http(self, request: Request) -> Result:
         """Send a request."""
@@ -85,6 +88,19 @@ class Live:
             if echo:
                 echo.stop()
         return Result(code, started_at=started, seconds=self.now() - started, interrupted=interrupted)
+
+    def write(self, file: WriteFile, screen: Screen) -> Result:
+        """Whole or not at all; refused (77) when the file is not as it was seen."""
+        from runner.world.files import write_file
+
+        started = self.now()
+        code = 0
+        try:
+            write_file(file)
+        except RunnerError as error:
+            code = 0 if file.otherwise else error.exit_code
+            screen.write((file.otherwise or error.message).encode(errors="surrogateescape") + b"\n")
+        return Result(code, started_at=started, seconds=self.now() - started)
 
     def http(self, request: Request) -> Result:
         """The request as it is, with the key from the environment; a GET is asked again when it failed."""

@@ -66,7 +66,7 @@ def test_a_failing_member_fails_alone_and_is_named(research_log: Lab, runner: Ru
     again = runner(*research_log.args, *BASE, "resume=1", "output=json").plan
     assert [member["overrides"][1] for member in again["members"]] == [f"{ARGS}.steps=1", f"{ARGS}.steps=2"]
     smaller = runner(*research_log.args, *BASE, "resume=1", "batch_size=4", "output=json").plan
-    assert '"batch_size": 4' in smaller["steps"][1]["command"]
+    assert '"batch_size": 4' in smaller["steps"][1]["file"]["text"]
 
 
 def test_resume_runs_what_is_missing_where_the_results_are(research_log: Lab, runner: Runner) -> None:
@@ -109,9 +109,12 @@ def test_a_thousand_members_fit_their_commands(research_log: Lab, runner: Runner
     words = (*research_log.args, "-m", *BASE, f"{ARGS}.temperature=range(1000)")
     shown = runner(*words, "output=json").plan
     assert len(shown["members"]) == 1000
-    assert all(len(step["command"].encode()) < 128 * 1024 for step in shown["steps"])
+    (configs,) = (step for step in shown["steps"] if step["name"] == "configs")
+    assert configs["file"]["text"].count("\n") == 1000
+    assert f"{configs['command']}  (1,000 lines)" in runner(*words).stdout
     assert runner(*words, "output=json", "confirm=true").exit_code == 0
     assert len(results(phase)) == 1000
+    assert (phase / "runs/0001-generate/configs.jsonl").read_text() == configs["file"]["text"]
 
 
 def test_a_sweep_on_a_machine_comes_home(rig: Rig) -> None:

@@ -5,8 +5,6 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.executors.base import WRITTEN_AT_ONCE, in_pieces
-from runner.plan.command import quote
 from runner.plan.fold import SweptJob, config_line, fold, member_of
 from runner.plan.settings import Job
 
@@ -63,12 +61,3 @@ def test_what_a_script_would_tell_apart_is_not_folded() -> None:
 
     members = [SweptJob(i, (), job(value)) for i, value in enumerate((1, True, 1.0, "1", None, 1))]
     assert [[m.number for m in process.members] for process in fold(members)] == [[0, 5], [1], [2], [3], [4]]
-
-
-@given(st.lists(st.text(max_size=2000), min_size=1, max_size=60))
-def test_files_are_written_in_pieces_that_an_argument_can_hold(lines: list[str]) -> None:
-    lines = [line.replace("\0", "") for line in lines]
-    pieces = list(in_pieces(tuple(lines)))
-    assert [line for piece in pieces for line in piece] == lines
-    for piece in pieces:
-        assert len(piece) == 1 or sum(len(quote(line).encode()) + 1 for line in piece) <= WRITTEN_AT_ONCE

@@ -1,6 +1,7 @@
 """The guard of terminate: what it takes for lost, for alive, for unseen; and what `discard` gives up."""
 
 import hashlib
+import io
 import json
 import os
 import shlex
@@ -23,11 +24,12 @@ from runner.machines.ledger import Ledger, fold
 from runner.machines.probe import HeldRun, MachineContents, RemoteFile
 from runner.machines.ssh_config import removal_step
 from runner.machines.terminate import observed, recheck
-from runner.plan.plan import Effect, Plan, Request, Step, Target
+from runner.plan.plan import Effect, Plan, Request, Step, Target, WriteFile
 from runner.plan.settings import Settings
 from runner.research_log.runs import RunState, RunStatus
 from runner.view.text import Paint
-from runner.world.live import drive
+from runner.world.live import Live, drive
+from runner.world.screen import Screen
 from runner.world.world import Account, Fact, Now, Result
 
 NAME, ID, IP = "lambda-0002-abcdef", "2" * 32, "203.0.113.9"
@@ -439,9 +441,14 @@ def test_a_configuration_that_changed_meanwhile_is_left_and_the_end_is_no_failur
     assert step is not None
     changed = block + "Host other\n  Port 99\n"
     config.write_text(changed)
-    done = subprocess.run(["bash", "-c", step.command], capture_output=True, text=True)
-    assert (done.returncode, config.read_text()) == (0, changed)
-    assert "take them out" in done.stdout
+    code, said = written(step)
+    assert (code, config.read_text(), b"take them out" in said) == (0, changed, True)
     config.write_text(block + "Host other\n")
-    done = subprocess.run(["bash", "-c", step.command], capture_output=True, text=True)
-    assert (done.returncode, done.stdout, config.read_text()) == (0, "", "Host other\n")
+    assert (written(step), config.read_text()) == ((0, b""), "Host other\n")
+
+
+def written(step: Step) -> tuple[int, bytes]:
+    """Take a step that writes a file: its exit code, and what it said."""
+    assert isinstance(step.action, WriteFile)
+    shown = io.BytesIO()
+    return Live().write(step.action, Screen(shown)).exit_code, shown.getvalue()

@@ -1,26 +1,32 @@
 """Our block comes and goes, and every other byte of the user's configuration stays where it was."""
 
+import os
+import resource
 import stat
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.errors import UsageError
+from runner.errors import RunnerError, UsageError
 from runner.machines.ssh_config import (
-    Edit,
     block_for,
-    cksum,
     has_own_host,
     quoted,
     read_ssh_file,
     socket_for,
     with_block,
     without_block,
-    write_command,
+    written,
 )
+from runner.plan.plan import Effect, Plan, Step, Target, WriteFile
+from runner.view.script import plan_script
+from runner.world.files import write_file
+from tests.support import CHECKOUT
 
 LINES = (
     *(
@@ -69,9 +75,9 @@ def configurations(draw: st.DrawFn) -> bytes:
 
 @given(configurations())
 def test_all_that_is_not_ours_stays_byte_for_byte(old: bytes) -> None:
-    new = with_block(old, block(), "lambda", "fractal-1").applied(old)
+    new = with_block(old, block(), "lambda", "fractal-1")
     assert new == block() + old
-    assert without_block(new, "fractal-1").applied(new) == old
+    assert without_block(new, "fractal-1") == old
 
 
 @given(configurations(), configurations())
@@ -79,14 +85,14 @@ def test_a_block_is_replaced_wherever_it_stands(before: bytes, after: bytes) -> 
     before = before if before.endswith(b"\n") or not before else before + b"\n"
     old = before + block() + after
     newer = block(key="fractal-2", ip="203.0.113.10")
-    new = with_block(old, newer, "lambda", "fractal-2").applied(old)
-    assert new == newer + without_block(old, "fractal-1").applied(old)
+    new = with_block(old, newer, "lambda", "fractal-2")
+    assert new == newer + without_block(old, "fractal-1")
 
 
 @given(configurations(), configurations())
 def test_a_block_leaves_nothing_but_a_line_for_all_hosts(before: bytes, after: bytes) -> None:
     before = before if before.endswith(b"\n") or not before else before + b"\n"
-    left = without_block(before + block() + after, "fractal-1").applied(before + block() + after)
+    left = without_block(before + block() + after, "fractal-1")
     assert left in (before + after, before + b"Host *\n" + after)
 
 
@@ -109,30 +115,30 @@ def test_options_for_all_hosts_stay_so_when_hosts_were_written_above_our_block(
 ) -> None:
     old = above + block() + below
     new = above + (b"Host *\n" if stays else b"") + below
-    assert without_block(old, "fractal-1").applied(old) == new
+    assert without_block(old, "fractal-1") == new
     newer = block(ip="203.0.113.10")
-    assert with_block(old, newer, "lambda", "fractal-1").applied(old) == newer + new
+    assert with_block(old, newer, "lambda", "fractal-1") == newer + new
 
 
 @given(configurations())
 def test_doing_it_twice_is_doing_it_once(old: bytes) -> None:
-    once = with_block(old, block(), "lambda", "fractal-1").applied(old)
-    assert with_block(once, block(), "lambda", "fractal-1").applied(once) == once
+    once = with_block(old, block(), "lambda", "fractal-1")
+    assert with_block(once, block(), "lambda", "fractal-1") == once
 
 
 def test_terminating_one_machine_leaves_the_other_s_block() -> None:
     old = block() + block("two", "fractal-2") + b"Host *\n"
-    assert without_block(old, "fractal-2").applied(old) == block() + b"Host *\n"
+    assert without_block(old, "fractal-2") == block() + b"Host *\n"
 
 
 def test_a_block_that_another_machine_took_over_is_not_removed_with_the_old_one() -> None:
     old = block(key="fractal-new")
-    assert without_block(old, "fractal-old").applied(old) == old
+    assert without_block(old, "fractal-old") == old
 
 
 def test_a_damaged_block_is_the_user_s_text() -> None:
     torn = block()[:-20]
-    assert with_block(torn, block(), "lambda", "fractal-1").applied(torn) == block() + torn
+    assert with_block(torn, block(), "lambda", "fractal-1") == block() + torn
 
 
 @pytest.mark.parametrize(
@@ -165,77 +171,132 @@ def test_a_socket_s_name_is_short_enough_or_there_is_none(tmp_path: Path) -> Non
     assert socket_for((deep,), "f" * 32) is None
 
 
-@given(st.binary(max_size=400))
-def test_the_checksum_is_that_of_cksum(data: bytes) -> None:
-    said = subprocess.run(["cksum"], input=data, capture_output=True, check=True).stdout.decode()
-    assert cksum(data) == said.strip()
-
-
-def run(command: str) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(["bash", "-c", command], capture_output=True)
-
-
-def edited(path: Path) -> Edit:
+def edited(path: Path) -> WriteFile:
+    """What setup-ssh would write."""
     file = read_ssh_file(path)
-    return with_block(file.content or b"", block(), "lambda", "fractal-1")
+    return written(file, with_block(file.content or b"", block(), "lambda", "fractal-1"))
 
 
-OLDS = [b"", b"Host *\n  User me", b"# c\r\nHost x\r\n", block(key="fractal-0") + b"Host y\n", b"a\xff\n\n"]
+def applied(file: WriteFile) -> int:
+    """As the runner writes; its exit code."""
+    try:
+        write_file(file)
+    except RunnerError as error:
+        return error.exit_code
+    return 0
 
 
+def in_bash(file: WriteFile, before: str = "") -> int:
+    """As `output=script` writes; its exit code."""
+    plan = Plan("setup-ssh", Effect.CHANGE, Target("x", "lambda"), (Step("ssh-config", file),))
+    script = before.encode() + plan_script(plan).encode(errors="surrogateescape")
+    return subprocess.run(["bash"], input=script, capture_output=True).returncode
+
+
+OLDS = [
+    *(b"", b"Host *\n  User me", b"# c\r\nHost x\r\n", block(key="fractal-0") + b"Host y\n", b"a\xff\n\n"),
+    b"END\nEND_\n'END'\n$(touch x) `id` \\",
+]
+WAYS = pytest.mark.parametrize("write", [applied, in_bash], ids=["apply", "script"])
+
+
+@WAYS
 @pytest.mark.parametrize("old", OLDS)
-def test_the_command_writes_what_was_shown(old: bytes, hostile_dir: Path) -> None:
+def test_what_was_shown_is_written(write: Callable[[WriteFile], int], old: bytes, hostile_dir: Path) -> None:
     path = hostile_dir / "config"
     path.write_bytes(old)
     path.chmod(0o640)
-    edit = edited(path)
-    done = run(write_command(read_ssh_file(path), edit).text)
-    assert done.returncode == 0, done.stderr
-    assert path.read_bytes() == edit.applied(old)
+    file = edited(path)
+    assert write(file) == 0
+    assert path.read_bytes() == file.content == with_block(old, block(), "lambda", "fractal-1")
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
     assert [file.name for file in hostile_dir.iterdir()] == ["config"]
-    file = read_ssh_file(path)
-    run(write_command(file, without_block(file.content or b"", "fractal-1")).text)
-    assert path.read_bytes() == without_block(old, "fractal-0").applied(old)
+    assert write(written(read_ssh_file(path), without_block(path.read_bytes(), "fractal-1"))) == 0
+    assert path.read_bytes() == without_block(old, "fractal-0")
 
 
-def test_a_file_that_was_not_there_is_made_for_its_owner_alone(hostile_dir: Path) -> None:
+@WAYS
+def test_a_file_that_was_not_there_is_made_for_its_owner_alone(
+    write: Callable[[WriteFile], int], hostile_dir: Path
+) -> None:
     path = hostile_dir / ".ssh" / "config"
-    assert run(write_command(read_ssh_file(path), edited(path)).text).returncode == 0
+    assert write(edited(path)) == 0
     assert path.read_bytes() == block()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
-def test_a_link_stays_a_link(tmp_path: Path) -> None:
+@WAYS
+def test_a_link_stays_a_link(write: Callable[[WriteFile], int], tmp_path: Path) -> None:
     real, link = tmp_path / "dotfiles", tmp_path / "config"
     real.write_bytes(b"Host *\n")
     link.symlink_to(real)
-    run(write_command(read_ssh_file(link), edited(link)).text)
+    assert write(edited(link)) == 0
     assert link.is_symlink()
     assert real.read_bytes() == block() + b"Host *\n"
 
 
-def test_a_file_that_changed_since_it_was_shown_is_left_alone(tmp_path: Path) -> None:
+@WAYS
+@pytest.mark.parametrize(
+    ("seen", "since"), [(b"Host *\n", b"Host *\n  User o\n"), (None, b"x"), (b"x", None)]
+)
+def test_a_file_that_changed_since_it_was_shown_is_left_alone(
+    write: Callable[[WriteFile], int], seen: bytes | None, since: bytes | None, tmp_path: Path
+) -> None:
     path = tmp_path / "config"
-    path.write_bytes(b"Host *\n")
-    command = write_command(read_ssh_file(path), edited(path)).text
-    path.write_bytes(b"Host *\n  User other\n")
-    assert run(command).returncode != 0
-    assert path.read_bytes() == b"Host *\n  User other\n"
-    made_since = tmp_path / "new"
-    command = write_command(read_ssh_file(made_since), edited(made_since)).text
-    made_since.write_bytes(b"x")
-    assert run(command).returncode != 0
-    assert made_since.read_bytes() == b"x"
+    if seen is not None:
+        path.write_bytes(seen)
+    file = edited(path)
+    path.unlink(missing_ok=True)
+    if since is not None:
+        path.write_bytes(since)
+    assert write(file) == 77
+    assert (path.read_bytes() if path.exists() else None) == since
+    assert len(list(tmp_path.iterdir())) == (since is not None)
 
 
-@pytest.mark.parametrize("word", ["printf", "cat", "chmod", "mv", "head", "tail"])
-def test_a_failure_anywhere_leaves_the_old_file_or_the_new_one(word: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("word", ["cat", "chmod", "mv", "mkdir"])
+def test_a_script_that_is_killed_leaves_the_old_file_or_the_new_one(word: str, tmp_path: Path) -> None:
     path = tmp_path / "config"
     old = block(key="fractal-0") + b"Host *\n"
     path.write_bytes(old)
-    edit = edited(path)
-    command = f"{word}() {{ kill -KILL $$; }}; {write_command(read_ssh_file(path), edit).text}"
-    run(command)
-    assert path.read_bytes() in (old, edit.applied(old))
+    file = edited(path)
+    assert in_bash(file, f"{word}() {{ kill -KILL $$ $BASHPID; }}\n") != 0
+    assert path.read_bytes() in (old, file.content)
+
+
+@pytest.mark.parametrize("call", ["write", "fchmod", "fsync", "rename"])
+def test_a_runner_that_is_killed_leaves_the_old_file_or_the_new_one(call: str, tmp_path: Path) -> None:
+    path = tmp_path / "config"
+    old = block(key="fractal-0") + b"Host *\n"
+    path.write_bytes(old)
+    file = edited(path)
+    imports = "from runner.plan.plan import WriteFile; from runner.world.files import write_file"
+    program = f"{imports}; write_file({file!r})"
+    killing = (
+        "strace",
+        "-qq",
+        "-o",
+        os.devnull,
+        "-e",
+        f"inject={call}:signal=KILL",
+        sys.executable,
+        "-c",
+        program,
+    )
+    assert subprocess.run(killing, cwd=CHECKOUT).returncode == -9
+    assert path.read_bytes() in (old, file.content)
+
+
+def test_a_disk_without_room_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "config"
+    path.write_bytes(b"Host *\n")
+    file = edited(path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        code = applied(file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (code, path.read_bytes()) == (64, b"Host *\n")
+    assert len(list(tmp_path.iterdir())) == 1
