@@ -88,7 +88,6 @@ class LaunchChoice:
     refused: bool = False
     notes: tuple[str, ...] = ()
     basis: tuple[tuple[str, str], ...] = ()
-    free: frozenset[tuple[str, str]] = frozenset()  # (type, region), as the catalogue says; a hint
 
 
 def launch(settings: Settings) -> Asking[Plan]:
@@ -132,11 +131,14 @@ def _launch_choice(settings: Settings) -> Asking[LaunchChoice]:
     regions = yield from _chosen_regions(settings, regions)
     kinds, notes = _chosen_types(settings, types)
     key, is_new = yield from _ssh_key(settings)
-    offers = tuple(Offer(kind.name, region, kind.usd_per_hour) for kind in kinds for region in regions)
-    free = frozenset((kind.name, region) for kind in kinds for region in kind.regions)
-    if kinds and not any((o.type, o.region) in free for o in offers):
+    offers = tuple(
+        Offer(kind.name, region, kind.usd_per_hour, region in kind.regions)
+        for kind in kinds
+        for region in regions
+    )
+    if kinds and not any(offer.is_free for offer in offers):
         notes += ("none of these is free at the moment, says the cloud; wait_for_capacity=2h waits for one",)
-    wanted = LaunchChoice(alias, launch_name(settings, seen), offers, key, is_new, notes=notes, free=free)
+    wanted = LaunchChoice(alias, launch_name(settings, seen), offers, key, is_new, notes=notes)
     reason = _refusal(settings, seen, types, offers)
     return replace(wanted, reason=reason, refused=reason is not None)
 
@@ -320,7 +322,7 @@ def _launch_steps(settings: Settings, wanted: LaunchChoice) -> tuple[Step, ...]:
             image=settings.instance.image,
             filesystem=settings.instance.filesystem,
         )
-        free = ", free now" if (offer.type, offer.region) in wanted.free else ""
+        free = ", free now" if offer.is_free else ""
         reason = f"{offer.type} in {offer.region} at ${offer.usd_per_hour:.2f}/h{free}"
         steps.append(Step("launch", request, Effect.PAY, reason=reason, attempt=number, offer=offer))
     return tuple(steps)
@@ -330,12 +332,11 @@ def _launch_details(settings: Settings, wanted: LaunchChoice) -> tuple[tuple[str
     """What a person weighs before paying."""
     if not wanted.offers:
         return ()
-    first, num = wanted.offers[0], len(wanted.offers)
+    first = wanted.offers[0]
     per_day = (
         f"${first.usd_per_hour:.2f} an hour, ${first.usd_per_hour * 24:.2f} a day, until it is terminated"
     )
-    tried = f"{num} attempt{'s' * (num != 1)}, the first that succeeds is the last; one machine is rented"
-    rows = [("name", wanted.name), ("price", per_day), ("tries", tried)]
+    rows = [("name", wanted.name), ("price", per_day)]
     if wanted.key:
         rows.append(("ssh key", wanted.key.name + (" (not registered yet)" if wanted.is_new_key else "")))
     if settings.wait_for_capacity_s:

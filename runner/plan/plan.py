@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import sha256
 from typing import Any
@@ -69,11 +69,12 @@ class WriteFile:
 
 @dataclass(frozen=True)
 class Offer:
-    """What an attempt would rent. Its price is part of the plan; whether there is one free is not."""
+    """What an attempt would rent. Its price is part of the plan; that the cloud says one is free is not."""
 
     type: str
     region: str
     usd_per_hour: float
+    is_free: bool = field(default=False, compare=False)
 
     def document(self) -> dict[str, Any]:
         """The offer as JSON."""

@@ -11,6 +11,7 @@ from runner.plan.plan import Effect, FailedMember, Member, Plan, PlanResult, Ste
 from runner.plan.settings import Settings
 from runner.research_log.discover import Discovery
 from runner.research_log.phases import State
+from runner.view.attempts import attempts_lines
 
 _SGR = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
 
@@ -155,12 +156,12 @@ def _step_lines(step: Step, paint: Paint) -> list[str]:
 
 
 def _attempts_lines(attempts: Sequence[Step], paint: Paint) -> list[str]:
-    """A line for each attempt, so that they can be compared, then the command of each, in the same order."""
+    """All of a launch's attempts, so that they can be compared."""
     first = attempts[0]
     mark = paint(_MARKS[first.effect], _EFFECT_COLOUR[first.effect], "bold")
-    head = f"{mark} {paint(f'{first.name:<8}', 'bold')} one of these, in this order until one succeeds:"
-    rows = [f"    {step.attempt:>2}  {step.reason}" for step in attempts]
-    return [head, *rows, *(f"    {step.command}" for step in attempts)]
+    what = "one of these, in this order, until one succeeds; one machine is rented"
+    head = f"{mark} {paint(f'{first.name:<8}', 'bold')} {what}"
+    return [head, *attempts_lines(attempts)]
 
 
 def _closing(plan: Plan, settings: Settings, paint: Paint) -> list[str]:

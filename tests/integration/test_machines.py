@@ -266,17 +266,36 @@ def test_a_plan_names_its_attempts_with_their_price_and_not_the_capacity(paper: 
     assert not (paper.folder / "state").exists(), "showing leaves no file"
 
 
-def test_many_attempts_are_compared_at_a_glance_and_each_command_is_shown_whole(paper: Renting) -> None:
-    words = ("action=up", "instance=gpu_1x_a10")
+def test_attempts_are_a_table_and_one_curl_line(paper: Renting) -> None:
+    attempts = [step for step in paper.json(*LAUNCH)["steps"] if "attempt" in step]
+    text = paper(*LAUNCH).stdout
+    for row in ("1  gpu_1x_a10  us-west-1  $1.29/h  free now", "2  gpu_1x_a10  us-east-1  $1.29/h  free now"):
+        assert f" {row}\n" in text
+    assert f"    {attempts[0]['command']}\n" in text
+    assert attempts[1]["command"] not in text
+    assert attempts[0]["command"].replace("us-west-1", "us-east-1") == attempts[1]["command"]
+
+
+@pytest.mark.parametrize("instance", ["gpu_1x_a10", "gpu_8x_a100"])
+def test_the_plan_of_up_fits_a_screen_and_leaves_nothing_out(paper: Renting, instance: str) -> None:
+    paper.cloud.account.capacity = {"gpu_1x_a10": ("us-west-1", "us-east-1")}
+    words = ("action=up", f"instance={instance}", "wait_for_capacity=2h")
     steps = paper.json(*words)["steps"]
-    text = paper(*words).stdout.splitlines()
+    lines = paper(*words).stdout.replace(str(paper.home), "/home/me").splitlines()
+    assert len(lines) <= 35
+    assert max(len(line) for line in lines if not re.search("curl |-m runner", line)) <= 100
+    text = " ".join(" ".join(lines).split())
     attempts = [step for step in steps if "attempt" in step]
-    assert len(attempts) == 18
-    rows = [line for line in text if re.match(r" +\d+  gpu_1x_a10 in \S+ at \$1\.29/h(, free now)?$", line)]
-    assert len(rows) == 18 and sum("free now" in row for row in rows) == 2
-    assert [line.strip() for line in text if f"    {line.strip()}" == line and "curl " in line] == [
-        step["command"] for step in steps if "request" in step
-    ]
+    for kind in {step["type"] for step in attempts}:
+        numbers = [step["attempt"] for step in attempts if step["type"] == kind]
+        price = next(step["usd_per_hour"] for step in attempts if step["type"] == kind)
+        assert f" {numbers[0]}–{numbers[-1]} {kind} ${price:.2f}/h " in text
+    free = {step["region"] for step in attempts if instance == "gpu_1x_a10"} & {"us-west-1", "us-east-1"}
+    names = [step["region"] + "*" * (step["region"] in free) for step in attempts]
+    assert ", ".join(names[: len(set(names))]) in text
+    shown = [step for step in steps if step.get("attempt", 1) == 1]
+    assert [step["name"] for step in shown] == ["ssh-key", "launch", "wait", "setup-ssh"]
+    assert all(step["command"] in text for step in shown)
 
 
 def test_dollars_are_numbers_with_a_fraction_also_when_they_are_none(paper: Renting) -> None:
