@@ -39,12 +39,12 @@ Instances (instance=…)
 Examples
   python -m runner                                             which phase is current
   python -m runner phase=phase11 action=train                  show the plan
-  python -m runner phase=phase11 action=train confirm=true     run it
+  python -m runner phase=phase11 action=train confirm=ask      show it, ask, run it
   python -m runner -m phase=phase12 action=generate generation.n=1,8   a sweep
 
 Keys
   batch_size=8 · generation=greedy · machine=NAME · output=text|json|script
-  confirm=false|true|<digest of a plan>
+  confirm=false|ask|true|<digest of a plan>
   every other key: python -m runner --cfg job
 
 Hydra's own flags

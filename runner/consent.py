@@ -31,18 +31,21 @@ def show_or_apply(
         return _carry_out(plan, settings, transport, paint)
     nothing_to_do = not plan.steps and not plan.refused
     # what is done once says that it was; the other verbs may be confirmed twice
-    agreed = settings.confirm in ("true", plan.digest) or plan.effect is not Effect.PAY
+    agreed = settings.confirm in ("true", "ask", plan.digest) or plan.effect is not Effect.PAY
     if settings.confirm == "false" or (nothing_to_do and agreed):
         return 0
     _check_consent(plan, settings)
-    if plan.effect is Effect.DESTROY and settings.confirm == "true":
-        _ask_for_name(plan, settings)
+    if settings.confirm == "ask" or (settings.confirm == "true" and plan.effect in _COSTLY):
+        _ask_person(plan, settings)
         now = again()
         _check_same(plan, now)
         plan = now
     if plan.effect is Effect.DESTROY:
         _check_unchanged(plan, settings, transport)
     return _carry_out(plan, settings, transport, paint)
+
+
+_COSTLY = (Effect.PAY, Effect.DESTROY)
 
 
 def _carry_out(plan: Plan, settings: Settings, transport: Transport, paint: Paint) -> int:
@@ -94,18 +97,32 @@ def _tell_total(plan: Plan, settings: Settings) -> None:
         _say(f"  total     {bound}${cost:.2f} for {bound}{hours:.2f} h", sys.stderr)
 
 
-def _ask_for_name(plan: Plan, settings: Settings) -> None:
-    """Refused (77) unless a person at a terminal types the name of the machine."""
+def _ask_person(plan: Plan, settings: Settings) -> None:
+    """Refused (77) unless a person at a terminal says yes; to an end, that is the name of the machine."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise Refused(
-            f"{plan.action} with confirm=true asks for the machine's name, and there is no terminal",
+            f"{plan.action} with confirm={settings.confirm} asks a person, and there is no terminal",
             "Nothing has run. To run exactly the plan above:",
             consent_line(plan, settings),
         )
-    print(f"This cannot be undone. Type the machine's name ({plan.target.name}): ", end="", file=sys.stderr)
-    sys.stderr.flush()
-    if sys.stdin.readline().strip() != plan.target.name:
-        raise Refused(f"That is not {plan.target.name}", "Nothing has run.")
+    if plan.effect is Effect.DESTROY and settings.confirm == "true":
+        name = plan.target.name
+        if _answer(f"This cannot be undone. Type the machine's name ({name}): ") != name:
+            raise Refused(f"That is not {name}", "Nothing has run.")
+        return
+    price = (
+        f"${plan.target.usd_per_hour:.2f} an hour, until it is terminated. "
+        if plan.effect is Effect.PAY
+        else ""
+    )
+    if _answer(f"{price}Run exactly this? [y/N] ").lower() not in ("y", "yes"):
+        raise Refused("That is no yes", "Nothing has run.")
+
+
+def _answer(question: str) -> str:
+    """What a person types."""
+    print(question, end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip()
 
 
 def _check_unchanged(plan: Plan, settings: Settings, transport: Transport) -> None:
@@ -149,7 +166,7 @@ def _check_consent(plan: Plan, settings: Settings) -> None:
     if plan.refused:
         raise Refused(f"{plan.action} is refused: {plan.reason}", "Nothing has run.")
     given = settings.confirm
-    if given in ("true", plan.digest):
+    if given in ("true", "ask", plan.digest):
         return
     from runner.world.files import run_that_spent
 
@@ -164,6 +181,5 @@ def _check_consent(plan: Plan, settings: Settings) -> None:
     )
     raise Refused(
         f"{why}. The plan is now {plan.digest}, shown above.",
-        "Nothing has run. To run the plan as it is now:",
-        consent_line(plan, settings),
+        "Nothing has run. Look at the plan as it is now: its digest is another consent.",
     )

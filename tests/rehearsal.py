@@ -123,7 +123,8 @@ def rehearse(rehearsal: Rehearsal) -> None:
     """From nothing to nothing."""
     gpu = "instance=gpu_1x_a10"
     train = (f"phase={PHASE.partition('-')[0]}", "action=train", gpu, DEPS, *rehearsal.train)
-    rehearsal.run("action=up", gpu, "confirm=true")
+    up = ("action=up", gpu)
+    rehearsal.run(*up, f"confirm={rehearsal.digest(*up)}")
     running = rehearsal.start(*train, f"confirm={rehearsal.digest(*train)}")
     disturb(rehearsal, running)
     ended(running)

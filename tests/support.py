@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,6 +114,12 @@ def runner_env(home: Path, extra: Mapping[str, str | None] | None = None) -> dic
         if value is not None:
             env[name] = value
     return env
+
+
+def consented(run: Callable[..., Done], *words: str, **more: Any) -> Done:
+    """The plan, and then this very plan, as a program consents to what pays; where there is none, why."""
+    shown = run(*words, "output=json", **more)
+    return run(*words, f"confirm={shown.plan['digest']}", **more) if shown.exit_code == 0 else shown
 
 
 def run_runner(

@@ -225,11 +225,11 @@ def _choice_of(typed: tuple[str, ...]) -> dict[str, str]:
 
 
 def _confirm(text: str) -> str:
-    if text.lower() in ("true", "false"):
+    if text.lower() in ("true", "false", "ask"):
         return text.lower()
     if not DIGEST.fullmatch(text):
         raise UsageError(
-            f"confirm={text}: neither false, true nor a plan's digest",
+            f"confirm={text}: neither false, true, ask nor a plan's digest",
             "A digest is p and 12 hex digits, as the plan's first line shows it.",
         )
     return text

@@ -31,7 +31,7 @@ def test_the_digest_runs_the_plan_and_is_spent_by_it(shown: Done, research_log: 
     second = runner(*TRAIN, digest, *research_log.args)
     assert second.exit_code == 77, second
     assert re.search("spent by .*0001-train", second.stderr)
-    assert re.search(r"confirm=p[0-9a-f]{12}\n", second.stderr)  # what to type next
+    assert "confirm=" not in second.stderr, "the plan of now is to be looked at, not to be agreed to unseen"
     assert [path.name for path in (research_log.log / "phase1-test/runs").iterdir()] == ["0001-train"]
 
 
@@ -59,6 +59,14 @@ def test_what_changed_since_makes_another_plan(
         (folder / "runs/0001-train").mkdir(parents=True)
     done = runner(*TRAIN, *words, f"confirm={shown.plan['digest']}", *research_log.args)
     assert done.exit_code == 77, done
+
+
+def test_to_ask_without_a_terminal_is_refused_with_the_digest(
+    shown: Done, research_log: Lab, runner: Runner
+) -> None:
+    done = runner(*TRAIN, "confirm=ask", *research_log.args)
+    assert (done.exit_code, f"confirm={shown.plan['digest']}\n" in done.stderr) == (77, True), done
+    assert not (research_log.log / "phase1-test/runs").exists()
 
 
 @pytest.mark.parametrize("word", ["yes", "p123", "P000000000000", "p00000000000g", "12e456789012", "1", ""])

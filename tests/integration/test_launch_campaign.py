@@ -75,10 +75,19 @@ class Fleet:
         codes = json.loads(self.process.stdout.readline())
         return [(code, out.read_text(errors="replace")) for code, out in zip(codes, outs, strict=True)]
 
+    def launch(self, alias: str) -> list[str]:
+        """The words that rent a machine, with the digest of the plan that there is now."""
+        words = ["action=launch", f"machine={alias}", "instance.regions=[us-west-1,us-east-1]"]
+        return [*words, f"confirm={self.document(*words)['digest']}"]
+
     def status(self) -> dict[str, Any]:
-        """The next contact: asked again while the storm keeps it from an answer."""
+        """The next contact."""
+        return self.document("action=status")
+
+    def document(self, *words: str) -> dict[str, Any]:
+        """What is shown: asked again while the storm keeps us from an answer."""
         for _ in range(20):
-            ((code, text),) = self.run((["action=status", "output=json"], None))
+            ((code, text),) = self.run(([*words, "output=json"], None))
             if code == 0:
                 line = next(line for line in text.splitlines() if line.startswith('{"format"'))
                 document: dict[str, Any] = json.loads(line)
@@ -140,7 +149,7 @@ def test_no_storm_and_no_kill_rents_twice_or_loses_a_machine(tmp_path: Path) -> 
 
 def one_launch(fleet: Fleet, alias: str, chance: random.Random, counts: Counter[str]) -> None:
     """Launch, perhaps killed, perhaps two at once; then look, and launch again."""
-    launch = ["action=launch", "confirm=true", f"machine={alias}", "instance.regions=[us-west-1,us-east-1]"]
+    launch = fleet.launch(alias)
     # most launches are over soon, and a few look for long for what a lost answer left: both are killed
     lately = fleet.lasted_s[-20:]
     length_s = chance.choice((statistics.median(lately), statistics.mean(lately)))
@@ -157,7 +166,7 @@ def one_launch(fleet: Fleet, alias: str, chance: random.Random, counts: Counter[
         counts["killed" if code == -9 else f"exit {code}"] += 1
         assert code in (0, 69, 75, 77, -9), text
     check_known(fleet, alias, counts)
-    fleet.run((launch, None))  # the same again, as a person would after a crash
+    fleet.run((fleet.launch(alias), None))  # once more, as a person would after a crash
     rented = fleet.rented(alias)
     assert len(rented) <= 1, f"rented twice: {rented}"
     for instance in rented:

@@ -10,7 +10,7 @@ from tests.integration.test_machines import LAUNCH, Renting, paper, rent
 from tests.simulator.account import Effects
 from tests.simulator.faults import Fault
 from tests.simulator.machine import make_key
-from tests.support import CHECKOUT
+from tests.support import CHECKOUT, consented
 
 __all__ = ["paper", "rent"]  # fixtures
 
@@ -50,17 +50,17 @@ def test_a_missing_key_a_refused_key_and_a_cloud_that_is_down_are_told_apart(pap
 
 def test_capacity_and_quota_are_remembered_from_the_last_launch(paper: Renting) -> None:
     paper.cloud.faults.add(Fault("no-capacity"))
-    assert paper(*LAUNCH, "confirm=true").exit_code == 75
+    assert consented(paper, *LAUNCH).exit_code == 75
     assert "wait_for_capacity=2h" in symptoms(paper)["no capacity"]
     paper.cloud.faults.clear()
     paper.cloud.faults.add(Fault("quota"))
-    assert paper(*LAUNCH, "confirm=true").exit_code == 77
+    assert consented(paper, *LAUNCH).exit_code == 77
     assert "the quota is reached" in symptoms(paper)
 
 
 def test_a_machine_of_no_use(paper: Renting) -> None:
     paper.cloud.faults.add(Fault("unhealthy"))
-    assert paper(*LAUNCH, "confirm=true").exit_code == 0
+    assert consented(paper, *LAUNCH).exit_code == 0
     assert paper("action=wait").exit_code == 65
     assert "action=terminate" in symptoms(paper)["the machine is of no use"]
 
@@ -110,7 +110,7 @@ def test_on_a_real_machine_each_trouble_is_found_and_its_remedy_mends_it(
     assert renting.json("action=doctor")["diagnoses"] == []
 
     let_in_only(renting, None, (renting.home / ".ssh/id_ed25519.pub").read_text())
-    assert renting(*LAUNCH, "confirm=true").exit_code == 0
+    assert consented(renting, *LAUNCH).exit_code == 0
     assert renting("action=wait").exit_code == 0
     found = only(renting)
     assert found["symptom"] == "the address changed"

@@ -22,7 +22,7 @@ from runner.plan.plan import Effect
 from runner.verbs import VERBS
 from tests.simulator.faults import Fault
 from tests.simulator.server import Simulator
-from tests.support import Done, Lab, run_runner, runner_env
+from tests.support import Done, Lab, consented, run_runner, runner_env
 
 SCALE = 0.01
 CANARY = "secret_canary_0123456789abcdef0123456789abcdef.CANARYcanaryCANARYcanaryCANARY12"
@@ -71,7 +71,7 @@ class Renting:
 
     def up(self, *args: str) -> Done:
         """A machine that answers."""
-        done = self("action=up", "instance=gpu_1x_a10", "confirm=true", *args)
+        done = consented(self, "action=up", "instance=gpu_1x_a10", *args)
         assert done.exit_code == 0, done
         return done
 
@@ -193,7 +193,7 @@ def test_what_cannot_be_seen_is_not_backed_up(rent: Callable[..., Renting]) -> N
 
 def test_a_machine_on_which_nothing_was_started_may_end_in_any_state(paper: Renting) -> None:
     paper.cloud.faults.add(Fault("unhealthy"), Fault("no-ip"))
-    assert paper(*LAUNCH, "confirm=true").exit_code == 0
+    assert consented(paper, *LAUNCH).exit_code == 0
     assert paper.terminate().exit_code == 0
     assert paper.cloud.alive() == []
 
@@ -233,7 +233,7 @@ def test_a_machine_launched_by_hand_can_be_used_and_ended(rent: Callable[..., Re
 
 def test_a_lost_answer_neither_loses_nor_doubles_the_machine(paper: Renting) -> None:
     paper.cloud.faults.add(Fault("lose-answer", match="launch", times=1))
-    done = paper(*LAUNCH, "confirm=true")
+    done = consented(paper, *LAUNCH)
     assert done.exit_code == 0, done
     assert len(paper.cloud.alive()) == 1
     (row,) = paper.json("action=status")["instances"]
@@ -247,7 +247,7 @@ def test_a_machine_that_is_alive_is_not_rented_again(paper: Renting) -> None:
     assert (plan["steps"], "machine=<new name>" in plan["reason"]) == ([], True)
     spent = paper(*LAUNCH, f"confirm={digest}")
     assert (spent.exit_code, "spent by lambda-0001-" in spent.stderr) == (77, True)
-    assert paper(*LAUNCH, "machine=two", "confirm=true").exit_code == 0
+    assert consented(paper, *LAUNCH, "machine=two").exit_code == 0
     assert len(paper.cloud.alive()) == 2
     several = paper("action=terminate")
     assert several.exit_code == 64
@@ -301,17 +301,19 @@ def test_the_plan_of_up_fits_a_screen_and_leaves_nothing_out(paper: Renting, ins
 def test_dollars_are_numbers_with_a_fraction_also_when_they_are_none(paper: Renting) -> None:
     status = paper.json("action=status")
     assert [type(value) for key, value in status.items() if key.startswith("usd")] == [float] * 3
-    assert paper(*LAUNCH, "confirm=true").exit_code == 0
+    assert consented(paper, *LAUNCH).exit_code == 0
     (row,) = paper.json("action=status")["instances"]
     assert [type(row[key]) for key in ("usd_per_hour", "usd_so_far")] == [float, float]
 
 
 def test_no_capacity_is_75_and_waiting_for_it_gets_one(paper: Renting) -> None:
     paper.cloud.account.capacity = {"gpu_1x_a10": ()}
-    none = paper(*LAUNCH, "confirm=true")
+    none = consented(paper, *LAUNCH)
     assert (none.exit_code, paper.cloud.alive()) == (75, [])
+    patient = (*LAUNCH, "wait_for_capacity=2h")
+    digest = paper.json(*patient)["digest"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "runner", *paper.context, *LAUNCH, "confirm=true", "wait_for_capacity=2h"],
+        [sys.executable, "-m", "runner", *paper.context, *patient, f"confirm={digest}"],
         env=paper.env(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -348,7 +350,7 @@ def test_what_the_cloud_does_not_have_is_64_with_the_choices(
 def test_a_ceiling_refuses_and_the_plan_is_shown_all_the_same(paper: Renting, args: tuple[str, ...]) -> None:
     plan = paper.json(*LAUNCH, *args)
     assert plan["reason"]
-    assert paper(*LAUNCH, *args, "confirm=true").exit_code == 77
+    assert consented(paper, *LAUNCH, *args).exit_code == 77
     assert paper.cloud.alive() == []
 
 
@@ -392,7 +394,7 @@ def test_a_machine_that_will_never_work_is_told_with_its_bill(
     rent: Callable[..., Renting], fault: str
 ) -> None:
     renting = rent(faults=[Fault(fault)])
-    assert renting(*LAUNCH, "confirm=true").exit_code == 0
+    assert consented(renting, *LAUNCH).exit_code == 0
     done = renting("action=wait")
     assert done.exit_code == 65, done
     assert "billed at $1.29/h" in done.stderr and "action=terminate" in done.stderr
@@ -403,14 +405,14 @@ def test_a_machine_that_will_never_work_is_told_with_its_bill(
 
 def test_a_time_out_never_means_gone(paper: Renting) -> None:
     paper.cloud.faults.add(Fault("no-ip"))
-    assert paper(*LAUNCH, "confirm=true").exit_code == 0
+    assert consented(paper, *LAUNCH).exit_code == 0
     done = paper("action=wait", "instance=gpu_1x_a10", "instance.wait_limit_s=1")
     assert (done.exit_code, "not gone" in done.stderr) == (75, True)
     assert "gone" not in (paper.folder / "state/ledger.jsonl").read_text()
 
 
 def test_a_damaged_ledger_is_kept_aside_and_rebuilt_from_the_cloud(paper: Renting) -> None:
-    assert paper(*LAUNCH, "confirm=true").exit_code == 0
+    assert consented(paper, *LAUNCH).exit_code == 0
     ledger = paper.folder / "state/ledger.jsonl"
     ledger.write_bytes(b"\x00garbage\n{]\n")
     done = paper("action=status")
@@ -427,15 +429,15 @@ def test_where_nothing_can_be_remembered_nothing_is_rented(paper: Renting, spoil
     path = paper.folder / spoil
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("")
-    done = paper(*LAUNCH, "confirm=true")
+    done = consented(paper, *LAUNCH)
     assert (done.exit_code, paper.cloud.alive()) == (64, []), done
     assert "cannot be written" in done.stderr and "paths.state=DIR" in done.stderr
 
 
 def test_a_ledger_that_cannot_be_read_is_said_aloud_and_nothing_is_rented(paper: Renting) -> None:
     (paper.folder / "state/ledger.jsonl").mkdir(parents=True)
-    for words, code in ((("action=discover",), 0), ((*LAUNCH, "confirm=true"), 64), (("action=doctor",), 0)):
-        done = paper(*words)
+    for words, code in ((("action=discover",), 0), (LAUNCH, 64), (("action=doctor",), 0)):
+        done = consented(paper, *words) if words == LAUNCH else paper(*words)
         assert done.exit_code == code, done
         assert (
             "It is not known what is running" in done.stderr
@@ -447,7 +449,7 @@ def test_a_ledger_that_cannot_be_read_is_said_aloud_and_nothing_is_rented(paper:
 
 def test_another_account_s_key_ends_no_machine_in_our_books(rent: Callable[..., Renting]) -> None:
     paper = rent("none")
-    assert paper(*LAUNCH, "confirm=true").exit_code == 0
+    assert consented(paper, *LAUNCH).exit_code == 0
     (ours,) = paper.json("action=status")["instances"]
     other = rent("none", key="another_key")
     done = other("action=status")
@@ -459,7 +461,8 @@ def test_another_account_s_key_ends_no_machine_in_our_books(rent: Callable[..., 
 
 
 def test_two_runners_that_launch_at_once_rent_one_machine(paper: Renting) -> None:
-    words = [sys.executable, "-m", "runner", *paper.context, *LAUNCH, "confirm=true"]
+    digest = f"confirm={paper.json(*LAUNCH)['digest']}"
+    words = [sys.executable, "-m", "runner", *paper.context, *LAUNCH, digest]
     both = [subprocess.Popen(words, env=paper.env(), stdout=-3, stderr=-3) for _ in range(2)]
     codes = sorted(process.wait(timeout=60) for process in both)
     assert codes in ([0, 77], [0, 0])
@@ -469,7 +472,8 @@ def test_two_runners_that_launch_at_once_rent_one_machine(paper: Renting) -> Non
 def test_the_wait_for_a_lost_answer_can_be_left_and_the_launch_stays_in_doubt(paper: Renting) -> None:
     paper.cloud.faults.add(Fault("lose-request", match="launch"))
     slowly = "cloud.time_scale=0.1"  # half a minute is long enough for what follows
-    words = [sys.executable, "-m", "runner", *paper.context, *LAUNCH, "confirm=true", slowly]
+    digest = f"confirm={paper.json(*LAUNCH, slowly)['digest']}"
+    words = [sys.executable, "-m", "runner", *paper.context, *LAUNCH, slowly, digest]
     runner = subprocess.Popen(words, env=paper.env(), stdout=-1, stderr=-1, text=True)
     assert runner.stderr
     told = next(line for line in runner.stderr if "may be running and be billed" in line)
@@ -485,34 +489,72 @@ def test_the_wait_for_a_lost_answer_can_be_left_and_the_launch_stays_in_doubt(pa
 
 
 def test_terminate_without_a_digest_asks_a_terminal_for_the_name(paper: Renting) -> None:
-    assert paper(*LAUNCH, "confirm=true").exit_code == 0
+    assert consented(paper, *LAUNCH).exit_code == 0
     nobody = paper("action=terminate", "confirm=true")
     assert (nobody.exit_code, len(paper.cloud.alive())) == (77, 1)
     digest = re.search(r"confirm=(p[0-9a-f]{12})", nobody.stderr)
     assert digest and paper.json("action=terminate")["digest"] == digest[1]
-    assert typed(paper, "lambada\n") == 77
+    end = ("action=terminate", "confirm=true")
+    assert typed(paper, end, "Type the machine", "lambada\n")[0] == 77
     assert len(paper.cloud.alive()) == 1
-    assert typed(paper, "lambda\n") == 0
+    assert typed(paper, end, "Type the machine", "lambda\n")[0] == 0
     assert paper.cloud.alive() == []
 
 
-def typed(renting: Renting, answer: str) -> int:
-    """terminate at a terminal, with a person's answer; its exit code."""
+@pytest.mark.parametrize("action", ["launch", "up"])
+@pytest.mark.parametrize("word", ["confirm=true", "confirm=ask"])
+def test_paying_without_a_digest_asks_a_terminal(paper: Renting, action: str, word: str) -> None:
+    words = (f"action={action}", *LAUNCH[1:])
+    nobody = paper(*words, word)
+    assert (nobody.exit_code, paper.cloud.alive()) == (77, [])
+    assert f"confirm={paper.json(*words)['digest']}\n" in nobody.stderr
+    assert not (paper.folder / "state").exists()
+    code, shown = typed(paper, (*words, word), "[y/N]", "n\n")
+    assert (code, paper.cloud.alive()) == (77, [])
+    assert "$1.29 an hour" in shown and shown.count("Plan p") == 1
+
+
+def test_a_yes_at_a_terminal_rents(paper: Renting) -> None:
+    code, _ = typed(paper, (*LAUNCH, "confirm=ask"), "Run exactly this? [y/N]", "y\n")
+    assert (code, len(paper.cloud.alive())) == (0, 1)
+
+
+def test_what_changed_while_a_person_thought_is_not_paid(paper: Renting) -> None:
+    def another_key() -> None:
+        key = paper.home / ".ssh/id_ed25519"
+        key.unlink()
+        key.with_suffix(".pub").unlink()
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+
+    code, shown = typed(paper, (*LAUNCH, "confirm=ask"), "[y/N]", "y\n", meanwhile=another_key)
+    assert (code, paper.cloud.alive()) == (77, [])
+    assert "something changed" in shown
+
+
+def typed(
+    renting: Renting,
+    words: tuple[str, ...],
+    question: str,
+    answer: str,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> tuple[int, str]:
+    """The runner at a terminal, with a person's answer to this question: its exit code, what it showed."""
     ours, theirs = pty.openpty()
-    words = [sys.executable, "-m", "runner", *renting.context, "action=terminate", "confirm=true"]
-    process = subprocess.Popen(words, env=renting.env(), stdin=theirs, stdout=theirs, stderr=theirs)
+    line = [sys.executable, "-m", "runner", *renting.context, *words]
+    process = subprocess.Popen(line, env=renting.env(), stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
     seen = b""
-    while b"Type the machine" not in seen:
+    while question.encode() not in seen:
         seen += os.read(ours, 4096)
+    meanwhile()
     os.write(ours, answer.encode())
     try:
-        while os.read(ours, 4096):
-            pass
+        while more := os.read(ours, 4096):
+            seen += more
     except OSError:
         pass  # the terminal's other end is closed
     os.close(ours)
-    return process.wait(timeout=60)
+    return process.wait(timeout=60), seen.decode(errors="replace").replace("\r\n", "\n")
 
 
 def test_only_terminate_destroys_and_only_it_can_ask_the_cloud_for_an_end() -> None:
@@ -526,7 +568,7 @@ def test_only_terminate_destroys_and_only_it_can_ask_the_cloud_for_an_end() -> N
 @pytest.mark.parametrize("verb", [verb.name for verb in VERBS if verb.name != "terminate"])
 def test_no_other_verb_terminates(verb: str, paper: Renting) -> None:
     """Every verb, confirmed, while a machine is rented: no request to end it is ever sent."""
-    assert paper(*LAUNCH, "confirm=true").exit_code == 0
+    assert consented(paper, *LAUNCH).exit_code == 0
     args = [
         f"action={verb}",
         "instance=gpu_1x_a10",
@@ -559,7 +601,7 @@ def test_the_key_appears_nowhere(rent: Callable[..., Renting], tmp_path: Path) -
     said = [runner("action=available"), runner(*LAUNCH), runner(*LAUNCH, "output=json")]
     pasted = watched(renting, "bash", "-c", said[-1].plan["steps"][0]["command"])
     assert (pasted.exit_code, len(renting.cloud.account.keys)) == (0, 1), "the curl line works as printed"
-    up = runner("action=up", *LAUNCH[1:], "confirm=true")
+    up = consented(runner, "action=up", *LAUNCH[1:])
     job = runner("phase=phase1", "action=run", "command=env", "confirm=true", LAUNCH[1])
     assert (up.exit_code, job.exit_code) == (0, 0), (up, job)
     said += [pasted, up, job, runner("action=status"), runner("action=doctor"), runner("action=terminate")]

@@ -12,6 +12,7 @@ import pytest
 
 from tests.conftest import Runner
 from tests.schema import PREFIX, answer, document, needs_schema, operation
+from tests.support import consented
 
 pytestmark = needs_schema
 
@@ -103,7 +104,7 @@ def test_the_runner_talks_to_a_cloud_made_from_the_schema_alone(
     types = run("action=available", "output=json").documents[0]["types"]
     (instance,) = run("action=status", "output=json").documents[0]["instances"]
     assert instance["id"] and instance["state"]
-    launched = run("action=launch", "machine=new", f"instance.types=[{types[0]['name']}]", "confirm=true")
+    launched = consented(run, "action=launch", "machine=new", f"instance.types=[{types[0]['name']}]")
     assert launched.exit_code == 0, launched
     assert run("action=doctor", "output=json").documents[0]["format"] == "runner.doctor/1"
     plan = run("action=terminate", f"machine={instance['id']}", "discard=[unreachable]", "output=json").plan

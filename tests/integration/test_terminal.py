@@ -25,7 +25,9 @@ BAR = (
 )
 
 
-def on_terminal(*args: str, env: dict[str, str], columns: int = 80) -> tuple[int, list[tuple[float, bytes]]]:
+def on_terminal(
+    *args: str, env: dict[str, str], columns: int = 80, answer: bytes = b""
+) -> tuple[int, list[tuple[float, bytes]]]:
     """The runner on a terminal: its exit code, and what it showed when (seconds, bytes)."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
@@ -34,6 +36,7 @@ def on_terminal(*args: str, env: dict[str, str], columns: int = 80) -> tuple[int
         [PYTHON, "-m", "runner", *args], env=env, stdin=theirs, stdout=theirs, stderr=theirs
     )
     os.close(theirs)
+    os.write(ours, answer)
     shown = []
     while True:
         try:
@@ -57,6 +60,17 @@ def test_a_progress_bar_stays_one_and_comes_live(research_log: Lab, home: Path) 
     times = [next(at for at, data in shown if bar[-12:] in data and bar[:4] in data) for bar in bars]
     assert times[1] - times[0] > 0.1  # not all at once at the end
     assert times[2] - times[1] > 0.1
+
+
+@pytest.mark.parametrize("answer", [b"y\n", b"YES\n", b"\n", b"n\n", b"yes please\n", b"\x04"])
+def test_a_person_who_is_asked_has_to_say_yes(answer: bytes, research_log: Lab, home: Path) -> None:
+    folder = research_log.add_phase()
+    words = (*TRAIN, "confirm=ask", *research_log.args)
+    code, shown = on_terminal(*words, env=runner_env(home, {"NO_COLOR": "1"}), answer=answer)
+    text = b"".join(data for _, data in shown)
+    said_yes = answer in (b"y\n", b"YES\n")
+    assert (code, (folder / "runs").exists()) == ((0, True) if said_yes else (77, False)), text
+    assert text.count(b"Plan p") == text.count(b"Run exactly this? [y/N]") == 1
 
 
 def test_the_job_knows_how_wide_the_terminal_is(research_log: Lab, home: Path) -> None:

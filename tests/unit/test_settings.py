@@ -83,7 +83,7 @@ MISTAKES = {
     "+instance.overrides={a: 1}": ("instance.overrides.a", "a list of requirements"),
     "phase=null": ("phase=null: the name of one is wanted", "leave phase= out", "Choices: "),
     "instance=null": ("instance=null: the name of one is wanted", "Choices: "),
-    "confirm=null": ("confirm=null: neither false, true nor a plan's digest",),
+    "confirm=null": ("confirm=null: neither false, true, ask nor a plan's digest",),
     "output=null": ("output=null: it must be a text",),
     "+output=json": ("output is there already", "Type it without: output=json"),
     "+phase.batch_size=9": ("phase.batch_size is there already", "Type it without: phase.batch_size=9"),
