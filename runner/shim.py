@@ -33,6 +33,7 @@ import time
 BEGIN = b"\x1e<<fractal begin>>\n"
 END = b"<<fractal end %d>>\n"
 
+NOT_ASKED = "no answer to what was asked"
 REFUSED, NOT_REACHED, NO_ANSWER, NO_RUN, LOST, DIFFERS, NO_SPACE = 77, 255, 69, 69, 137, 65, 74
 
 # What every connection of ours needs, whatever the person's configuration says for all hosts: the first
@@ -931,7 +932,7 @@ def ask(args: argparse.Namespace) -> int:
         code = process.wait()
         if code != NOT_REACHED:
             said = error.said[-400:].decode(errors="replace").strip()
-            say("no answer to what was asked (exit code %d); it says: %s" % (code, said or "nothing at all"))
+            say("%s (exit code %d); it says: %s" % (NOT_ASKED, code, said or "nothing at all"))
             return NO_ANSWER if code == 0 else code
         return code
     answer = Answer()
@@ -990,11 +991,21 @@ def look(args: argparse.Namespace) -> int:
         if is_held(found["folder"]):
             found["state"] = "running"  # also when its exit code is known: something of it goes on
         answer.document({"run": found})
-    left_out = {os.path.realpath(os.path.expanduser(path)) for path in args.without}
+    left_out = set()  # type: set[str]
+    for path in map(os.path.expanduser, args.without):
+        above, name = os.path.split(os.path.abspath(path))
+        left_out |= {os.path.realpath(path), os.path.join(os.path.realpath(above), name)}
     for record in records(list(everything(left_out)), with_sums=not args.stamps):
+        if record["state"] == "link" and leads_outside(record["path"]):
+            record["state"] = "outside"
         answer.document({"file": record})
     answer.end()
     return 0
+
+
+def leads_outside(path: str) -> bool:
+    """Whether a link leads to something that is not below the root."""
+    return os.path.exists(path) and not os.path.realpath(path).startswith(os.path.realpath(".") + os.sep)
 
 
 def run_folders() -> "list[str]":
@@ -1014,47 +1025,48 @@ def globbed(pattern: str) -> "list[str]":
 
 
 def everything(left_out: "set[str]") -> "list[str]":
-    """All files and links below the root but for what can be made again; folders that cannot be read too."""
+    """All files and links below the root but for what can be made again; folders that cannot be read too.
+
+    `left_out` are absolute paths.
+    """
     found = []
+    root = os.getcwd()
 
     def refused(error: OSError) -> None:
-        found.append(os.path.relpath(error.filename))
+        found.append(os.path.normpath(error.filename))
 
     for at, folders, names in os.walk(".", onerror=refused):
-        folder = os.path.relpath(at)
+        folder = os.path.normpath(at)
+        here = os.path.normpath(os.path.join(root, folder))
+        cloned = read_text(at, ".git", "cloned")
+        if cloned:
+            left_out = left_out | {os.path.join(here, name) for name in unchanged_in_git(at, cloned)}
         kept = []
         for name in folders:
             path = os.path.normpath(os.path.join(folder, name))
+            if os.path.join(here, name) in left_out or path == ".runner":
+                continue
             if os.path.islink(path):
                 found.append(path)
-            elif not is_made_again(path, left_out):
+            elif name not in MADE_AGAIN and not (name == ".git" and cloned):
                 kept.append(name)
         folders[:] = kept
-        unchanged = (
-            unchanged_in_git(folder) if os.path.exists(os.path.join(folder, ".git", "cloned")) else set()
-        )
-        if unchanged:
-            left_out = left_out | {os.path.realpath(path) for path in unchanged}
-        is_run = os.path.basename(os.path.dirname(folder)) == "runs"
+        steered = RUN_FOLDER.match(folder)
         for name in names:
             path = os.path.normpath(os.path.join(folder, name))
-            steers = is_run and name in CONTROL
-            ours = folder == "." and name in (".setup.lock",)
+            ours = (steered and name in CONTROL) or path == ".setup.lock"
             is_newest_log = name == "run.log" and os.path.islink(path)
-            if not (steers or ours or is_newest_log or os.path.realpath(path) in left_out):
+            if not (ours or is_newest_log or os.path.join(here, name) in left_out):
                 found.append(path)
     return found
 
 
-def is_made_again(path: str, left_out: "set[str]") -> bool:
-    name = os.path.basename(path)
-    if name in ("__pycache__", ".git", ".source", ".rsync-partial", ".ruff_cache", ".pytest_cache"):
-        return True
-    return os.path.realpath(path) in left_out or path == ".runner"
+MADE_AGAIN = ("__pycache__", ".source", ".rsync-partial", ".ruff_cache", ".mypy_cache", ".pytest_cache")
+RUN_FOLDER = re.compile(r"[^/]+/([^/]+/)?runs/[^/]+\Z")
 
 
-def unchanged_in_git(folder: str) -> "set[str]":
-    """What git cloned into the folder and nobody changed since."""
+def unchanged_in_git(folder: str, cloned: str) -> "set[str]":
+    """What git cloned into the folder and nobody changed since, by no commit either."""
 
     def listed(*words: str) -> "set[str]":
         done = subprocess.run(
@@ -1065,10 +1077,20 @@ def unchanged_in_git(folder: str) -> "set[str]":
         return {os.fsdecode(name) for name in done.stdout.split(b"\0") if name}
 
     try:
-        changed = listed("diff", "HEAD", "--name-only", "-z", "--relative")
-        return {os.path.join(folder, name) for name in listed("ls-files", "-z") - changed}
+        ref = cloned.split()[-1]
+        known = listed("for-each-ref", "--format=%(refname)", "refs/remotes/origin/" + ref)
+        base = "refs/remotes/origin/" + ref if known else ref  # a branch here moves with a commit here
+        changed = listed("diff", base, "--name-only", "-z", "--relative")
+        names = listed("ls-files", "--recurse-submodules", "-z")
     except OSError:
         return set()
+    return {name for name in names if not any(above in changed for above in ways_to(name))}
+
+
+def ways_to(path: str) -> "list[str]":
+    """The path, and each folder above it."""
+    parts = path.split("/")
+    return ["/".join(parts[: n + 1]) for n in range(len(parts))]
 
 
 def files(args: argparse.Namespace) -> int:
@@ -1512,14 +1534,42 @@ def link_or_copy(path: str, kept: str) -> None:
 
 def status(args: argparse.Namespace) -> int:
     """Uptime, GPUs, the runs with what they measured last, and whether the environment is what setup left."""
+    document = {"up_s": uptime_s(), "gpu_percent": gpu_percents(), "drifted": False, "runs": []}
+    if os.path.isdir(os.path.expanduser(args.root)):  # else nothing began here yet
+        venv = os.path.expanduser(args.venv)
+        left = read_text(venv, "installed.sha256")
+        document["drifted"] = bool(left) and frozen_sum(venv, [own_uv()]) not in ("", left)
+        document["runs"] = [run_row(folder, args.metrics) for folder in run_folders()]
+    answer_with(document)
+    return 0
+
+
+def packages(args: argparse.Namespace) -> int:
+    """What uv says of the environment: its packages, what does not fit together, and what setup left.
+
+    `frozen` is null where there is no environment, or where uv cannot say.
+    """
     venv = os.path.expanduser(args.venv)
-    left = read_text(venv, "installed.sha256")
-    document = {
-        "up_s": uptime_s(),
-        "gpu_percent": gpu_percents(),
-        "drifted": bool(left) and frozen_sum(venv, [own_uv()]) not in ("", left),
-        "runs": [run_row(folder, args.metrics) for folder in run_folders()],
-    }
+    python = os.path.join(venv, "bin", "python")
+
+    def told(what: str, errors: int) -> "tuple[int, str]":
+        done = subprocess.run(
+            [args.uv or own_uv(), "pip", what, "--python", python],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            check=False,
+            env=uv_env(),
+        )
+        return done.returncode, done.stdout.decode(errors="replace")
+
+    document = {"frozen": None}  # type: dict[str, object]
+    if os.access(python, os.X_OK) and shutil.which(args.uv or own_uv()):
+        code, frozen = told("freeze", subprocess.DEVNULL)
+        if code == 0:
+            checked = told("check", subprocess.STDOUT)[1]
+            installed = read_text(venv, "installed.sha256") or ""
+            document = {"frozen": frozen, "checked": checked, "installed": installed}
     answer_with(document)
     return 0
 
@@ -1555,6 +1605,8 @@ def run_row(folder: str, metrics: str) -> dict:  # type: ignore[type-arg]
     The metrics of a phase are those of the run that wrote to them last: begun before, and not over by then.
     """
     row = dict(state_of(folder), folder=folder, metrics=[])
+    if row["state"] == "absent":
+        row["state"] = "running"  # its lock is held, and its token is not there yet
     times = [mtime_of(folder, name) for name in ("", "log", "exit_code")]
     row["touched_s_ago"] = time.time() - max(times)
     began, ended = mtime_of(folder, "token"), mtime_of(folder, "exit_code")
@@ -1905,22 +1957,15 @@ def parser() -> argparse.ArgumentParser:
     verb(files, "folder").add_argument("names", nargs="*")
     verb(send, "folder")
     verb(status, venv="", metrics="metrics.jsonl")
+    verb(packages, "venv", uv="")
     verb(cuda)
     verb(reach)
     verb(follow, "alias", "run", token="", **machine)
     verb(fetch, "alias", "folder", **machine).add_argument("names", nargs="+")
     verb(ask, "alias", **machine).add_argument("words", nargs="+")
     verb(secrets, file=[]).add_argument("names", nargs="*")
-    options = {
-        "uv": "uv",
-        "uv_install": "",
-        "python": "",
-        "lock": "",
-        "own": "",
-        "cloned": False,
-        "override": [],
-    }
-    verb(setup, "venv", data_done="", data_command="", **options).add_argument("words", nargs="*")
+    given = dict.fromkeys(("uv_install", "python", "lock", "own", "data_done", "data_command"), "")
+    verb(setup, "venv", uv="uv", cloned=False, override=[], **given).add_argument("words", nargs="*")
     verb(clone, "folder", "git", "ref", run="", token="").add_argument("names", nargs="*")
     return parser
 
@@ -1929,18 +1974,28 @@ def main(argv: "list[str]") -> int:
     """The exit code. Only `--root` is changed into; a root that is not there holds no runs and no files."""
     args = parser().parse_args(argv)
     root = os.path.expanduser(args.root)
-    if args.verb in ("start", "setup", "clone", "status"):
+    if args.verb in ("start", "setup", "clone"):
         os.makedirs(root, exist_ok=True)
     if args.verb in ("follow", "fetch", "ask"):
         return int(args.function(args))  # there the root is the machine's
-    if not os.path.isdir(root):
-        if os.path.lexists(root) or args.verb not in ("state", "log", "look", "files", "health", "stop"):
-            say("%s is no folder that can be entered" % args.root)
-            return 66
+    if os.path.isdir(root):
+        os.chdir(root)
+    elif not is_absent(root) or args.verb in ("run", "refuse", "send"):
+        say("%s is no folder that can be entered" % args.root)
+        return 66
+    elif args.verb in ("state", "log", "look", "files", "health", "stop"):
         answer_with({"state": "absent"} if args.verb != "files" else {"origin": ""})
         return 0
-    os.chdir(root)
     return int(args.function(args))
+
+
+def is_absent(path: str) -> bool:
+    """Whether there is nothing of this name, rather than something that we may not see."""
+    try:
+        os.lstat(path)
+    except OSError as error:
+        return error.errno in (errno.ENOENT, errno.ENOTDIR)
+    return False
 
 
 GIVEN = globals().get("GIVEN", {})  # what came with the program: secrets, files, names
@@ -1950,3 +2005,8 @@ if __name__ == "__main__":
         sys.exit(main(globals().get("ARGV") or sys.argv[1:]))
     except BrokenPipeError:
         sys.exit(141)
+    except FileNotFoundError as missing:
+        if missing.filename != "ssh":
+            raise
+        say("ssh is not installed here")
+        sys.exit(NOT_REACHED)
