@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runner.shim import BEGIN, END
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 PYTHON = sys.executable
 
@@ -30,6 +32,13 @@ def is_soak() -> bool:
 def soak_size(full: int, short: int) -> int:
     """`full` in `make soak`, `short` in `make test`."""
     return full if is_soak() else short
+
+
+def framed(*documents: object) -> bytes:
+    """These documents as a machine answers with them."""
+    parts = [json.dumps(document).encode() for document in documents]
+    body = b"".join(b"j %d\n" % len(part) + part for part in parts)
+    return BEGIN + body + END % sum(map(len, parts))
 
 
 @dataclass(frozen=True)

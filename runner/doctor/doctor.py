@@ -1,28 +1,24 @@
 """The verb `doctor`: what went wrong, with evidence and remedy, an environment that drifted included."""
 
 import re
+import sys
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
 from runner.doctor.job_rules import Diagnosis, RunHealth, ask_health, diagnose, evidence_of
-from runner.doctor.machine_rules import diagnose_machines
+from runner.doctor.machine_rules import diagnose_machines, diagnose_no_answer
 from runner.environment.passes import Lock, lock_of, pins_in
 from runner.environment.requirements import distribution
 from runner.environment.setup import overrides_for
 from runner.errors import UsageError
 from runner.jobs.job import Started, paths_of, started_run
-from runner.plan.command import Command, Route, Word, home_or_path, route_of, shell_word
+from runner.machines.probe import SshAnswer
+from runner.plan.command import SHIM, Command, Route, route_of, sh
 from runner.plan.next_command import spell_next
 from runner.plan.settings import LOCAL, Settings
 from runner.research_log.runs import token_in
-from runner.world.world import Asking, Fact, Result
-
-_QUESTION = """\
-PATH=~/.local/bin:$PATH; cd {root} && [ -x {venv}/bin/python ] || exit 3
-{uv} pip freeze --python {venv}; echo "--- check"; {uv} pip check --python {venv} 2>&1
-echo "--- setup $(cat {venv}/installed.sha256 2>/dev/null)"
-"""
+from runner.world.world import Asking, Fact, Result, documents_of
 
 
 @dataclass(frozen=True)
@@ -39,24 +35,19 @@ class Drift:
         return not (self.differing or self.broken or self.was_changed)
 
 
-def _ask_drift(root: Word, venv: Word, uv: Word = "uv") -> Command:
-    """The question about an environment, for this machine or another."""
-    return Command(_QUESTION.format(root=shell_word(root), venv=shell_word(venv), uv=shell_word(uv)))
-
-
 def read_drift(result: Result, lock: Lock | None, overridden: tuple[str, ...] = ()) -> Drift | None:
     """From what uv says is installed, whether it fits together, and the sum that the last setup left.
 
     None when there is no environment or no answer. Nobody misses the packages that setup has `overridden`.
     """
-    said = result.stdout.decode(errors="replace")
-    match = re.fullmatch(r"(.*)--- check\n(.*)--- setup ?(\w*)\n", said, re.DOTALL)
-    if match is None:
+    documents = documents_of(result)
+    if not documents or documents[0]["frozen"] is None:
         return None
-    frozen, checked, installed = match.groups()
+    (told,) = documents
+    frozen, installed = told["frozen"], told["installed"]
     return Drift(
         differing=_differing(dict(pins_in(frozen)), lock.pins if lock else ()),
-        broken=tuple(line for line in checked.splitlines() if _is_broken(line, overridden)),
+        broken=tuple(line for line in told["checked"].splitlines() if _is_broken(line, overridden)),
         was_changed=bool(installed) and installed != sha256(frozen.encode()).hexdigest(),
     )
 
@@ -96,13 +87,13 @@ def _here(settings: Settings) -> Command:
     """About the environment of this machine."""
     from uv import find_uv_bin
 
-    return _ask_drift(settings.paths.root, settings.paths.venv, find_uv_bin())
+    words = ("packages", str(settings.paths.venv), "--uv", find_uv_bin())
+    return sh(sys.executable, SHIM, "--root", settings.paths.root, *words)
 
 
 def _there(settings: Settings) -> Command:
     """About the machine's."""
-    places = (home_or_path(settings.remote.root), home_or_path(settings.remote.venv))
-    return route_of(settings).ask(_ask_drift(*places))
+    return route_of(settings).question(settings.remote.root, "packages", settings.remote.venv)
 
 
 def _diagnosis(settings: Settings, found: Drift) -> Diagnosis:
@@ -155,16 +146,19 @@ def _diagnose_run(settings: Settings) -> Asking[tuple[tuple[Diagnosis, ...], tup
     if started.target.provider != LOCAL:
         route = Route(started.target.name, None if settings.ssh.is_default else settings.ssh.config)
         folder, token = str(paths_of(settings, started).folder), token_in(started.folder)
-        seen = yield ask_health(route, settings.remote.root, folder, token)
-        silent = () if seen else (_no_answer(settings, started),)
+        told: RunHealth | SshAnswer = yield ask_health(route, settings.remote.root, folder, token)
+        if isinstance(told, SshAnswer):
+            silent = (_no_answer(settings, started, told),)
+        else:
+            seen = told
     return diagnose(evidence_of(settings, started.folder, seen)), silent, started.name
 
 
-def _no_answer(settings: Settings, started: Started) -> Diagnosis:
-    """The machine of the run cannot be reached by its name."""
-    return Diagnosis(
+def _no_answer(settings: Settings, started: Started, told: SshAnswer) -> Diagnosis:
+    """The machine of the run cannot be reached by its name, or does not answer to what it is asked."""
+    return diagnose_no_answer(started.target.name, told) or Diagnosis(
         "the machine does not answer",
-        f"ssh {started.target.name}: exit code 255",
+        f"ssh {started.target.name}: {told.said[-300:]}",
         "its address changed, it is gone, or the network is down; a run on it goes on, and so does its price",
         spell_next(settings, "setup-ssh"),
     )

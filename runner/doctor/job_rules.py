@@ -5,11 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runner.plan.command import Command, Route, home_or_path, quote, shell_word
+from runner.machines.probe import SshAnswer, read_answer
+from runner.plan.command import Route
 from runner.plan.next_command import OF_ONE_VERB, key_of, line_of, without_sweep
 from runner.plan.settings import LOCAL, DoctorRule, Settings
 from runner.research_log.runs import (
-    STATE,
     FailedStep,
     RunState,
     exit_code_in,
@@ -17,7 +17,7 @@ from runner.research_log.runs import (
     plan_in,
     tail_of,
 )
-from runner.world.world import Fact, Result
+from runner.world.world import Fact, Result, documents_of
 
 
 @dataclass(frozen=True)
@@ -28,19 +28,6 @@ class Diagnosis:
     evidence: str
     cause: str
     remedy: str
-
-
-# Runs on the machine: a line for each thing that can be seen there.
-_HEALTH = """\
-cd {root} 2>/dev/null || exit 0; run={run}; token={token}
-echo "state $(
-{state}
-)"
-[ ! -e "$run"/log ] || echo "silent $(($(date +%s) - $(stat -c %Y "$run"/log)))"
-echo "disk $(df -P . | tail -n 1)"
-nvidia-smi --query-gpu=utilization.gpu --format=csv,noheader,nounits 2>/dev/null | sed "s/^/gpu /"
-killed="out of memory: killed process"
-{{ dmesg || sudo -n dmesg; }} 2>/dev/null | grep -i "$killed" | tail -n 1 | sed "s/^/oom /\""""
 
 
 @dataclass(frozen=True)
@@ -56,33 +43,25 @@ class RunHealth:
     oom_line: str = ""
 
 
-def ask_health(route: Route, root: str, run: str, token: str = "") -> Fact[RunHealth | None]:
-    """What the machine says of the run in the folder `run`; None when it does not answer.
+def ask_health(route: Route, root: str, run: str, token: str = "") -> Fact[RunHealth | SshAnswer]:
+    """What the machine says of the run in the folder `run`; where that is no answer, what it says instead.
 
     `token`: which plan started it; a run of that name that another plan started is not meant.
     """
-    body = _HEALTH.format(root=shell_word(home_or_path(root)), run=quote(run), token=token, state=STATE)
-    return Fact(route.ask(Command(body)), read_health)
+    return Fact(route.question(root, "health", run, "--token", token), read_health)
 
 
-def read_health(result: Result) -> RunHealth | None:
-    """The lines of HEALTH."""
-    if result.exit_code == 255:
-        return None
-    told = [line.partition(" ") for line in result.stdout.decode(errors="replace").splitlines()]
-    last = {word: rest for word, _, rest in told}
-    state = last.get("state", "unknown").split() or ["unknown"]
-    percent = re.search(r"(\d+)%", last.get("disk", ""))
-    gpus = [int(rest) for word, _, rest in told if word == "gpu" and rest.strip().isdigit()]
-    return RunHealth(
-        state=RunState(state[0]) if state[0] in set(RunState) else RunState.UNKNOWN,
-        exit_code=int(state[1]) if len(state) > 1 and state[1].isdigit() else None,
-        silent_s=int(last["silent"]) if last.get("silent", "").isdigit() else None,
-        disk_percent=int(percent[1]) if percent else None,
-        disk_line=" ".join(last.get("disk", "").split()),
-        gpu_percent=max(gpus, default=None),
-        oom_line=last.get("oom", ""),
-    )
+def read_health(result: Result) -> RunHealth | SshAnswer:
+    """What `health` answers."""
+    documents = documents_of(result)
+    if not documents:
+        return read_answer(result)
+    (told,) = documents
+    seen = {name: told[name] for name in _SEEN if name in told}
+    return RunHealth(RunState(told["state"]), told.get("exit_code"), **seen)
+
+
+_SEEN = ("silent_s", "disk_percent", "disk_line", "gpu_percent", "oom_line")
 
 
 @dataclass(frozen=True)
@@ -351,6 +330,12 @@ _RULES = (
         "a step before it failed; nothing of this run is on the machine",
         lambda evidence: evidence.rerun(),
         fallback=True,
+    ),
+    _Rule(
+        "a start-up file on the machine prints",
+        _says("protocol version mismatch|is your shell clean"),
+        "rsync takes it for an answer: put `case $- in *i*) ;; *) return;; esac` first in its ~/.bashrc",
+        lambda evidence: evidence.same_target("action=doctor"),
     ),
     _Rule(
         "killed with -9",

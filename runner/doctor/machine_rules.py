@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,16 @@ from runner.errors import RunnerError, TryLater, UsageError
 from runner.machines.fleet import OTHER_KEY, Fleet, alias_for, answers_to, list_fleet
 from runner.machines.lambda_api import CAPACITY, KEYS_PAGE, CloudInstance, SshKey, bare_key, list_ssh_keys
 from runner.machines.ledger import LEDGER, UNANSWERED, Ledger, Refusal, alias_of, read_ledger
-from runner.machines.probe import Cuda, ask_cuda, host_key_alias, is_cuda_wanted, known_hosts
+from runner.machines.probe import (
+    NOT_REACHED,
+    Cuda,
+    SshAnswer,
+    ask_cuda,
+    host_key_alias,
+    is_cuda_wanted,
+    known_hosts,
+    read_answer,
+)
 from runner.plan.command import Command, Route, identity_of, sh
 from runner.plan.next_command import spell_next
 from runner.plan.plan import Request
@@ -29,10 +38,11 @@ _CHANGED_KEY = re.compile(r"HOST IDENTIFICATION HAS CHANGED|Host key verificatio
 
 @dataclass(frozen=True)
 class _SshCheck:
-    """How ssh fared: where its configuration leads, and its last words when it did not get there."""
+    """How ssh fared: where its configuration leads, what start-up files print, how a question ended."""
 
     leads_to: str
-    said: str | None
+    printed: str
+    answer: SshAnswer
 
 
 def diagnose_machines(settings: Settings) -> Asking[tuple[Diagnosis, ...]]:
@@ -185,34 +195,32 @@ def _diagnose_machine(
     config = None if settings.ssh.is_default else settings.ssh.config
     way: _SshCheck = yield from _ask_way(Route(alias, config))
     wrong = _diagnose_ssh(settings, machine, way, keys)
+    found = tuple(one for one in (wrong, _diagnose_talk(alias, way)) if one)
     if wrong is not None or not is_cuda_wanted(settings, machine):
-        return (wrong,) if wrong else ()
-    cuda: Cuda = yield ask_cuda(settings, machine)
-    if cuda.works or cuda.code is None:
-        return ()
+        return found
+    cuda: Cuda | None = yield ask_cuda(settings, machine)
+    if cuda is None or cuda.works or cuda.code is None:
+        return found
     cause = f"the host's fault: on such a machine the GPU never works; {price}"
     end = spell_next(settings, "terminate", machine=name)
-    return (Diagnosis(f"CUDA error {cuda.code}", f"{name}: cuInit returned {cuda.code}", cause, end),)
+    return (*found, Diagnosis(f"CUDA error {cuda.code}", f"{name}: cuInit returned {cuda.code}", cause, end))
 
 
 def _ask_way(route: Route) -> Asking[_SshCheck]:
-    """Where the alias leads, and whether one gets there."""
+    """Where the alias leads, whether one gets there, and whether what is asked there is answered."""
     shown = sh(*route.words, "-G", route.alias)
     leads_to: str = yield Fact(shown, _read_host)
-    said: str | None = yield Fact(route.ask(Command("true")), _read_last_words)
-    return _SshCheck(leads_to, said)
+    bare: Result = yield Fact(route.ask(Command("true")), lambda result: result)
+    if bare.exit_code == NOT_REACHED:
+        return _SshCheck(leads_to, "", read_answer(bare))
+    answer: SshAnswer = yield Fact(route.question(".", "reach"), read_answer)
+    return _SshCheck(leads_to, " ".join(bare.stdout.decode(errors="replace").split()), answer)
 
 
 def _read_host(result: Result) -> str:
     """The HostName of `ssh -G`."""
     match = re.search(r"^hostname (.*)$", result.stdout.decode(errors="replace"), re.MULTILINE)
     return match[1] if match else ""
-
-
-def _read_last_words(result: Result) -> str | None:
-    """None when ssh got there, else everything it said, on one line."""
-    said = " ".join(result.stderr.decode(errors="replace").split())
-    return None if result.ok else said or f"exit code {result.exit_code}"
 
 
 def _diagnose_ssh(
@@ -222,14 +230,17 @@ def _diagnose_ssh(
     name, alias = machine.name or machine.id, alias_for(settings, machine)
     if way.leads_to != machine.ip:
         return _diagnose_address(settings, machine, way, spell_next(settings, "setup-ssh", machine=name))
-    if way.said is None:
+    said = way.answer.said
+    if way.answer.answered:
         return None
-    what = f"ssh {alias}: {way.said[-300:]}"
-    if _CHANGED_KEY.search(way.said):
+    if (known := diagnose_no_answer(alias, way.answer)) is not None:
+        return known
+    what = f"ssh {alias}: {said[-300:]}"
+    if _CHANGED_KEY.search(said):
         forget = sh("ssh-keygen", "-R", host_key_alias(machine.id), "-f", known_hosts(settings)).text
         cause = "another machine answers than the first time: reinstalled, or somebody in between"
         return Diagnosis("the host key changed", what, cause, forget)
-    if "Permission denied" in way.said:
+    if "Permission denied" in said:
         return _diagnose_wrong_key(settings, machine, what, keys)
     cause = (
         "it is still starting, or was shut down inside, or a firewall rule is in the way (TCP 22); "
@@ -267,3 +278,93 @@ def _diagnose_wrong_key(
         return Diagnosis("the wrong ssh key", what, f"{cause}; it should be {right}", setup)
     cause += f"; nobody here has it, so it has to be ended where it is, or here; {_BILLED}"
     return Diagnosis("the wrong ssh key", what, cause, spell_next(settings, "terminate", machine=name))
+
+
+# --------------------------------------------------------- a machine that answers, but not to what is asked
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What stands between us and an answer. `remedy` is a line for a shell here, with `{alias}` in it."""
+
+    symptom: str
+    is_shown_by: Callable[[SshAnswer], bool]
+    cause: str
+    remedy: str
+
+
+def _says(pattern: str) -> Callable[[SshAnswer], bool]:
+    """Shown by these words, whoever said them."""
+    return lambda answer: re.search(pattern, answer.said) is not None
+
+
+def _has_left(answer: SshAnswer) -> bool:
+    """Whether a shell ended before it came to the question; 69 stands for an exit code of 0."""
+    return answer.is_reached and answer.exit_code in (0, 1, 69)
+
+
+_CLEAN = "case $- in *i*) ;; *) return;; esac"
+_CLEAN_FIRST = (
+    f"put `{_CLEAN}` at the top of ~/.bashrc there (zsh: `[[ -o interactive ]] || return`, ~/.zshrc)"
+)
+_RULES = (
+    _Rule(
+        "RemoteCommand is in the way",
+        _says("Cannot execute command-line and remote command"),
+        "the ssh configuration has one for this host: put `RemoteCommand none` above it, in its block",
+        "ssh -G {alias} | grep -i '^remotecommand'",
+    ),
+    _Rule(
+        "the machine's disk is full",
+        _says("No space left on device|Disk quota exceeded"),
+        "nothing can be written there, not even what a shell needs to begin",
+        "ssh {alias} 'df -h ~ /tmp; du -xh --max-depth=2 ~ | sort -h | tail -n 20'",
+    ),
+    _Rule(
+        "the login shell is not a POSIX shell",
+        _says(
+            r"fish: |Illegal variable name|Badly placed|csh: |nu::|xonsh|currently not available|git-shell"
+        ),
+        "what is asked is read by the login shell of the machine: make it `/bin/bash`",
+        "ssh -t {alias} chsh -s /bin/bash",
+    ),
+    _Rule(
+        "python3 is missing on the machine",
+        lambda answer: answer.is_reached and (answer.exit_code == 127 or "python3: C" in answer.said),
+        "every question is answered by python3, which the machine's shell does not find",
+        "ssh {alias} 'sudo apt-get update && sudo apt-get install -y python3'",
+    ),
+    _Rule(
+        "a start-up file on the machine ends the shell",
+        _has_left,
+        f"it leaves before what is asked is run: {_CLEAN_FIRST}",
+        f"ssh {{alias}}  # and there: sed -i '1i {_CLEAN}' ~/.bashrc",
+    ),
+    _Rule(
+        "the machine answers, but not to what it is asked",
+        lambda answer: answer.is_reached,
+        "its own words say why; nothing there was seen, so nothing is known of it",
+        "ssh {alias} python3 --version",
+    ),
+)
+
+
+def diagnose_no_answer(alias: str, answer: SshAnswer) -> Diagnosis | None:
+    """Why what was asked is not answered; None where the machine is not reached at all."""
+    rule = next((rule for rule in _RULES if rule.is_shown_by(answer)), None)
+    if rule is None:
+        return None
+    remedy = rule.remedy.replace("{alias}", sh(alias).text)
+    return Diagnosis(rule.symptom, f"ssh {alias}: {answer.said[-300:]}", rule.cause, remedy)
+
+
+def _diagnose_talk(alias: str, way: _SshCheck) -> Diagnosis | None:
+    """A shell that prints where nobody reads: our answers have marks of their own, rsync's have not."""
+    if not way.printed:
+        return None
+    return Diagnosis(
+        "a start-up file on the machine prints",
+        f"ssh {alias} true: {way.printed[-300:]}",
+        f"rsync takes it for an answer (protocol version mismatch): {_CLEAN_FIRST}",
+        f"ssh {sh(alias).text}  # and there: sed -i '1i {_CLEAN}' ~/.bashrc",
+    )

@@ -1,8 +1,12 @@
 """The guard of terminate: what would be lost, which runs were started there, and what to type to save it."""
 
 import json
+import os
 import re
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
 from runner.errors import UsageError, choices
@@ -94,7 +98,9 @@ _MANY = 100  # names that a refusal lists before it counts the rest
 class Guard:
     """What would go with the machine: alive runs and files that `discard` does not name, and what it names.
 
-    `num_here` files are here, byte for byte. `unknown_because` says why nobody knows what else is there.
+    `num_here` files are here, byte for byte, or were pushed from here and are as they were. `unknown_because`
+    says why nobody knows what else is there. `going` are the folders that are given up with a run that is
+    alive, whatever it writes until then; but for these `contents` changes when what the machine holds does.
     """
 
     alive: tuple[HeldRun, ...] = ()
@@ -103,7 +109,9 @@ class Guard:
     given_up_runs: tuple[HeldRun, ...] = ()
     given_up_files: tuple[RemoteFile, ...] = ()
     accepts_unseen: bool = False
+    going: tuple[str, ...] = ()
     num_here: int = 0
+    contents: str = ""
 
     @property
     def reason(self) -> str | None:
@@ -133,7 +141,11 @@ class Guard:
         Of a run that is alive the name says all that it ever writes.
         """
         runs = [("lost", run.folder) for run in self.given_up_runs]
-        files = [("lost", f"{file.checksum} {file.path}") for file in self.given_up_files]
+        files = [
+            ("lost", f"{file.checksum} {file.path}")
+            for file in self.given_up_files
+            if not is_below_any(file.path, self.going)
+        ]
         return tuple(sorted(runs + files))
 
 
@@ -155,22 +167,56 @@ def check_loss(
         unseen = why_unseen(settings, seen, machine)
         return Guard(unknown_because="" if accepts else unseen, accepts_unseen=accepts and bool(unseen))
     astray = _elsewhere(settings, seen, machine, held)
-    missing = tuple(file for file in held.files if not is_here(file, settings.paths.root))
+    missing = _not_here(held, settings)
     words = [word for word in settings.discard if word != UNREACHABLE]
     meant = _DiscardSelection.of(words, held, missing)
     alive = [run for run in held.runs if run.is_alive]
-    dying = [run for run in alive if run.folder in meant.runs]
-    of_dying = [file for file in missing if any(meant.is_of(run, file) for run in dying)]
-    rest = [file for file in missing if file not in of_dying]
+    dying = tuple(run for run in alive if run.folder in meant.runs)
+    going = (*(run.folder for run in dying), *sorted(meant.phases & {_phase_of(run.folder) for run in dying}))
     return Guard(
         alive=tuple(run for run in alive if run not in dying),
-        files=tuple(file for file in rest if not meant.gives_up(file)),
+        files=tuple(file for file in missing if not meant.gives_up(file)),
         unknown_because="" if accepts else astray,
         accepts_unseen=accepts and bool(astray),
-        given_up_runs=tuple(dying),
-        given_up_files=tuple(file for file in rest if meant.gives_up(file)),
+        given_up_runs=dying,
+        given_up_files=tuple(file for file in missing if meant.gives_up(file)),
+        going=going,
         num_here=len(held.files) - len(missing),
+        contents=_contents_sum(held, going),
     )
+
+
+_AT_ONCE = 50  # files that a thread compares before it is given others
+
+
+def _not_here(held: MachineContents, settings: Settings) -> tuple[RemoteFile, ...]:
+    """The files that are neither here, byte for byte, nor as they were when they were pushed from here."""
+    pushed = pushed_files(settings.paths.state)
+    made = [file for file in held.files if (file.path, file.checksum) not in pushed]
+    some = [made[at : at + _AT_ONCE] for at in range(0, len(made), _AT_ONCE)]
+    root = settings.paths.root
+    with ThreadPoolExecutor(min(8, (os.cpu_count() or 2) * 2)) as pool:
+        missing = pool.map(lambda files: [file for file in files if not is_here(file, root)], some)
+        return tuple(file for files in missing for file in files)
+
+
+def pushed_files(state: Path) -> frozenset[tuple[str, str]]:
+    """(path, checksum) of all that was ever pushed from here, as it is recorded when that is done."""
+    found: set[tuple[str, str]] = set()
+    for record in (state / "code").glob("*.json"):
+        try:
+            found.update(json.loads(record.read_text()).items())
+        except (OSError, ValueError, AttributeError, TypeError):
+            continue  # then it counts as made there
+    return frozenset(found)
+
+
+def _contents_sum(held: MachineContents, going: tuple[str, ...]) -> str:
+    """A checksum of all runs and files but for those that may change until the end, being given up alive."""
+    runs = [(run.folder, f"{run.status.state} {run.status.exit_code}") for run in held.runs]
+    files = [(file.path, file.checksum) for file in held.files]
+    kept = [row for row in sorted(runs + files) if not is_below_any(row[0], going)]
+    return sha256(json.dumps([kept, going]).encode()).hexdigest()
 
 
 # ------------------------------------------------------------------------------ what cannot be seen
@@ -231,6 +277,8 @@ class _DiscardSelection:
         for word in map(_plain, words):
             named = [run.folder for run in held.runs if _ends_with(run.folder, word)]
             found = named or sorted({at for file in missing if (at := _named_part(file.path, word))})
+            if word in found:
+                found = [word]  # the whole path
             if len(found) > 1:
                 raise UsageError(
                     f"discard=[{word}] may mean {len(found)} things on the machine; say which",
@@ -241,14 +289,9 @@ class _DiscardSelection:
         phases = {phase for run in runs if (phase := _phase_of(run))} - stay
         return _DiscardSelection(frozenset(runs), frozenset(paths), frozenset(phases))
 
-    def is_of(self, run: HeldRun, file: RemoteFile) -> bool:
-        """Whether the file is this run's: in its folder, or an artifact that goes with it."""
-        phase = _phase_of(run.folder)
-        return is_below(file.path, run.folder) or (phase in self.phases and is_below(file.path, phase))
-
     def gives_up(self, file: RemoteFile) -> bool:
         """Whether this file may go: it is named, or in a folder that is, or its runs are."""
-        return any(is_below(file.path, path) for path in (*self.runs, *self.phases, *self.paths))
+        return is_below_any(file.path, (*self.runs, *self.phases, *self.paths))
 
 
 def _phase_of(run: str) -> str:
@@ -274,9 +317,9 @@ def _named_part(path: str, word: str) -> str | None:
     return next((at for at in shown if _ends_with(at, word)), None)
 
 
-def is_below(path: str, folder: str) -> bool:
-    """Whether it is this path, or something in it."""
-    return path == folder or path.startswith(f"{folder}/")
+def is_below_any(path: str, folders: Iterable[str]) -> bool:
+    """Whether it is one of these paths, or something in one."""
+    return any(path == folder or path.startswith(f"{folder}/") for folder in folders)
 
 
 def unmatched(discard: tuple[str, ...], held: MachineContents | None, loss: Guard) -> tuple[str, ...]:
@@ -298,6 +341,7 @@ def unmatched(discard: tuple[str, ...], held: MachineContents | None, loss: Guar
 
 
 _FEW = 5  # files that a command line lists; more of them are named by their folders
+_PLAIN = re.compile(r"[\w][\w./+@-]*")
 _IN_RUN = re.compile(r"runs/(?P<run>[^/]+)(?P<rest>/.*)?")
 
 
@@ -341,7 +385,7 @@ class _Rescue:
 
     def giving_up(self, words: list[str]) -> str:
         """The command line that ends the machine all the same."""
-        return self.line("terminate", None, f"discard=[{', '.join(words)}]")
+        return self.line("terminate", None, f"discard=[{', '.join(map(_list_word, words))}]")
 
     def waits(self, loss: Guard) -> list[str]:
         """For runs that are alive: their end."""
@@ -360,43 +404,60 @@ class _Rescue:
 
     def backups(self, loss: Guard) -> list[str]:
         """For what a backup brings: as the phase declares it, and else by its name."""
-        folders = sorted({self.split(run.folder)[0] for run in loss.alive} | set(self.by_folder(loss)))
+        found = self.in_phases(loss)
+        folders = sorted({self.split(run.folder)[0] for run in loss.alive} | set(found))
         lines = []
         for folder in folders:
             if (phase := self.phase_in(folder)) is None:
                 continue
-            names = self.by_folder(loss).get(folder, [])
+            names = found.get(folder, [])
             artifacts = self.declared[phase].artifacts
             others = [name for name in names if not is_product(name, artifacts) or _is_of_run(name)]
             if len(others) < len(names) or not names:
                 lines.append(f"to bring it home: {self.line('backup', phase)}")
             if others:
-                wanted = f"phase.artifacts=[{','.join(others)}]"
+                wanted = f"phase.artifacts=[{','.join(map(_list_word, others))}]"
                 lines.append(f"to bring home what no artifact names: {self.line('backup', phase, wanted)}")
         return lines
 
     def copies(self, loss: Guard) -> list[str]:
-        """For what belongs to no phase that is known here: rsync itself."""
+        """For what belongs to no phase that is known here: rsync itself. What is here is kept beside it."""
+        files = [file.path for file in self.fetched(loss) if not self.is_in_phase(file)]
+        outside = [file.path for file in loss.files if file.checksum == "outside"]
+        lines = []
+        if files:
+            lines.append(f"to bring it home: {self.rsync(_few(files, _folder_of))}")
+        if outside:
+            copied = self.rsync(outside[:_MANY], "--copy-unsafe-links")
+            lines.append(f"to bring home what the links lead to: {copied}")
+        return lines
+
+    def rsync(self, names: list[str], *options: str) -> str:
+        """The command line that copies these files and folders from the machine's root into the one here."""
         config = None if self.settings.ssh.is_default else self.settings.ssh.config
         route = Route(alias_for(self.settings, self.machine), config)
         there = sh("cd", home_or_path(self.settings.remote.root))
-        rsync = route.rsync("-arR", "--from0", "--files-from=-", there=there).text
-        fetch = f"{rsync} {route.remote_dot} {sh(f'{self.settings.paths.root}/').text}"
-        strangers = {f: names for f, names in self.by_folder(loss).items() if self.phase_in(f) is None}
-        listed = [sh("printf", r"%s\0", *(f"{f}/{n}" for n in names)).text for f, names in strangers.items()]
-        return [f"to bring it home: {names} | {fetch}" for names in listed]
+        keep = ("--backup", "--suffix=.before", "--from0", "--files-from=-")
+        fetch = route.rsync("-arRc", *keep, *options, there=there).text
+        listed = sh("printf", r"%s\0", *names).text
+        return f"{listed} | {fetch} {route.remote_dot} {sh(f'{self.settings.paths.root}/').text}"
 
-    def by_folder(self, loss: Guard) -> dict[str, list[str]]:
-        """Folder of runs → the files in it that can be fetched; where they are many, what they are in."""
+    def fetched(self, loss: Guard) -> list[RemoteFile]:
+        """The files that can be fetched as they are."""
+        return [f for f in loss.files if f.checksum not in ("outside", "unreadable") and not self.is_log(f)]
+
+    def is_in_phase(self, file: RemoteFile) -> bool:
+        """Whether a backup of a phase that is known here brings it, by a name that can be typed."""
+        return self.phase_in(self.split(file.path)[0]) is not None and _can_be_listed(file.path)
+
+    def in_phases(self, loss: Guard) -> dict[str, list[str]]:
+        """Folder of a phase → the files in it that can be fetched; where they are many, what they are in."""
         found: dict[str, list[str]] = {}
-        for file in loss.files:
-            if file.checksum not in ("outside", "unreadable") and not self.is_log(file):
+        for file in self.fetched(loss):
+            if self.is_in_phase(file):
                 folder, name = self.split(file.path)
                 found.setdefault(folder, []).append(name)
-        return {
-            folder: names if len(names) <= _FEW else list(dict.fromkeys(map(_top_folder, names)))
-            for folder, names in found.items()
-        }
+        return {folder: _few(names, _top_folder) for folder, names in found.items()}
 
     def split(self, path: str) -> tuple[str, str]:
         """`research-log/phase12` and the rest, or `research-log` and `runs/…` of a run without a phase."""
@@ -421,6 +482,23 @@ class _Rescue:
         return is_run and known and (self.settings.paths.root / run / "plan.json").exists()
 
 
+def _few(names: list[str], folder_of: Callable[[str], str]) -> list[str]:
+    """The names themselves; where they are many, the folders they are in."""
+    return names if len(names) <= _FEW else list(dict.fromkeys(map(folder_of, names)))
+
+
+def _list_word(name: str) -> str:
+    """A name as it is typed among others between brackets."""
+    if _PLAIN.fullmatch(name):
+        return name
+    return f'"{name}"' if "'" in name else f"'{name}'"
+
+
+def _can_be_listed(name: str) -> bool:
+    """Whether there is a way to type this name between brackets."""
+    return "\\" not in name and not ("'" in name and '"' in name)
+
+
 def _is_of_run(name: str) -> bool:
     """Whether it is in a run's folder, which no artifact is."""
     return _IN_RUN.fullmatch(name) is not None
@@ -439,23 +517,35 @@ def _unrescuable(loss: Guard) -> list[str]:
     if "unreadable" in by_state:
         lines.append("what cannot be read there has to be made readable there: chmod, or sudo chown")
     if "outside" in by_state:
-        lines.append("what a link leads to comes home only by a name of its own in phase.artifacts")
+        lines.append(
+            "a link that leads out of the root cannot be verified: once it is home, discard names it"
+        )
     return lines
 
 
 def _named(loss: Guard) -> list[str]:
     """The words of `discard` that accept this loss; many files by the runs and folders they are in."""
     runs = [run.folder for run in loss.alive]
-    files = [file.path for file in loss.files]
-    if len(runs) + len(files) > _FEW:
-        files = list(dict.fromkeys(_folder_of(path) for path in files))
+    files = [_typed(file.path) for file in loss.files]
+    for depth in (3, 2, 1):
+        if len(runs) + len(files) > _FEW:
+            files = list(dict.fromkeys(_folder_of(path, depth) for path in files))
     return [*([UNREACHABLE] if loss.unknown_because else []), *dict.fromkeys([*runs, *files])]
 
 
-def _folder_of(path: str) -> str:
+def _typed(path: str) -> str:
+    """The path, or the nearest folder above it whose name can be typed."""
+    if _can_be_listed(path):
+        return path
+    return next(
+        (at for at in map(str, PurePosixPath(path).parents) if _can_be_listed(at) and at != "."), path
+    )
+
+
+def _folder_of(path: str, depth: int = 3) -> str:
     """The run's folder that a file is in, or what is next below the phase's."""
-    match = re.match(r"(?:[^/]+/){1,2}runs/[^/]+", path)
-    return match[0] if match else "/".join(path.split("/")[:3])
+    match = re.match(r"(?:[^/]+/){1,2}runs/[^/]+", path) if depth > 1 else None
+    return match[0] if match else "/".join(path.split("/")[:depth])
 
 
 def _kind_of(settings: Settings, machine: CloudInstance) -> tuple[str, ...]:

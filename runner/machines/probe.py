@@ -1,17 +1,20 @@
 """What a machine says of itself over ssh: reachability, CUDA, runs, and every file with its checksum."""
 
 import os
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import Any
 
 from runner.machines.lambda_api import CloudInstance
-from runner.plan.command import Command, home_or_path, identity_of, quote, sh, shell_word
+from runner.plan.command import Command, identity_of, shim_question
 from runner.plan.settings import Settings
-from runner.research_log.runs import METRICS, STATE, Progress, RunState, RunStatus, progress_of, whole_lines
-from runner.world.world import Fact, Result
+from runner.research_log.runs import METRICS, Progress, RunState, RunStatus, progress_of, whole_lines
+from runner.shim import NOT_ASKED
+from runner.world.world import Fact, Result, documents_of
+
+NOT_REACHED = 255  # how a question ends when there is no link; with any other code something answered
 
 # Checksum and size of a file as it is at this moment; of a link, of what it says. Also for bash 3.
 # A file of lines only grows: what it held at one moment is whole. Of no other file is a part any good.
@@ -59,44 +62,6 @@ records() {
     printf "%s/%s\\0" "$is" "$file"
   done; }"""
 
-# Runs on the machine, in its root, for each folder that holds runs: of our research log, or of whatever
-# another laptop calls its own. What a run has to bring home is written in its folder, and so is what it
-# left there; the files by which it is steered are not worth keeping. Artifacts that only the
-# configuration knows (somebody ran the script by hand) come on top. Whoever holds a run's lock is alive,
-# also when its exit code is known, or its token is not there yet. `stamps` are as good as checksums to see
-# that nothing changed.
-_CONTENTS = """\
-shopt -s nullglob dotglob
-outside() { printf "outside/link/%s\\0" "$1"; }
-hidden() {
-  [ -e "$1" ] && ! { [ -r "$1" ] && [ -x "$1" ]; } && printf "folder/\\0unreadable/0/%s\\0" "$1"; }
-holds_runs() {
-  local tokens; case "$1" in "$log"|"$log"/*) return;; esac
-  [ ! -L "$1" ] && [ ! -L "${1%/*}" ] && tokens=("$1"/runs/*/token) && [ ${#tokens[@]} != 0 ]; }
-left() {
-  for name in "$1"/*; do case "${name##*/}" in
-    token|token.new|lock|pid|exit_code|exit_code.new|artifacts|abandoned|reserved) ;;
-    *) printf "%s\\0" "./runs/${1##*/}/${name##*/}";; esac; done
-  while IFS= read -r -d "" name; do printf "./%s\\0" "${name%/}"; done <"$1"/artifacts; }
-is_alive() { [ -e "$1"/lock ] && ! flock -n -s "$1"/lock true; }
-state_of() { if is_alive "$1"; then echo running; else run_state; fi; }
-holdings() {
-  local folder run name names
-  for folder in */ */*/; do
-    folder=${folder%/}; ! hidden "$folder" && holds_runs "$folder" || continue
-    names=(); while IFS= read -r -d "" name; do names+=("./$name"); done < <(declared)
-    hidden "$folder"/runs
-    for run in "$folder"/runs/*/; do
-      run=${run%/}; ! hidden "$run" && { [ -e "$run"/token ] || is_alive "$run"; } || continue
-      printf "run/%s/%s\\0" "$(state_of "$run")" "$run"
-      [ ! -e "$run"/artifacts ] || [ -r "$run"/artifacts ] || names+=("./runs/${run##*/}/artifacts")
-      while IFS= read -r -d "" name; do names+=("$name"); done < <(left "$run" 2>/dev/null)
-    done
-    printf "folder/%s\\0" "$folder"
-    (cd "$folder" || exit; records "${names[@]}"; true) || exit
-  done; }
-stamps() { (look() { is=$(stat -c %s-%.Y-%.Z "$1")/0; }; holdings); }"""
-
 
 @dataclass(frozen=True)
 class HeldRun:
@@ -113,104 +78,70 @@ class HeldRun:
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file that a run made; `path` is relative to the root, `size` is None for a link."""
+    """A file on the machine; `path` is relative to the root, `size` is None for a link.
+
+    `checksum` is open, unreadable or outside where there is none. `stamp` changes whenever the file does.
+    """
 
     path: str
     checksum: str
     size: int | None
+    stamp: str = ""
 
     @property
     def told(self) -> str:
         """Its path, and what is the matter where that is not only that it is missing here."""
-        why = {"unreadable": " (cannot be read there)", "outside": " (a link to what no artifact names)"}
+        why = {
+            "open": " (it is being written)",
+            "unreadable": " (cannot be read there)",
+            "outside": " (a link that leads out of the root)",
+        }
         return self.path + why.get(self.checksum, "")
 
 
 @dataclass(frozen=True)
 class MachineContents:
-    """All runs on the machine, and all that they have to bring home.
-
-    `stamps` is the same at the moment before, with a stamp of time and size in the place of a checksum.
-    """
+    """All runs on the machine, and every file below its root that is not ours to make again."""
 
     runs: tuple[HeldRun, ...] = ()
     files: tuple[RemoteFile, ...] = ()
-    stamps: "MachineContents | None" = None
 
 
 def ask_contents(
-    over_ssh: Callable[[Command], Command],
-    root: str,
-    research_log: str,
-    declared: Mapping[str, tuple[str, ...]] | None = None,
-    only_stamps: bool = False,
+    question: Callable[..., Command], venv: str, only_stamps: bool = False
 ) -> Fact[MachineContents | None]:
-    """What the machine holds; None when it cannot be seen. `research_log` is the folder's name.
+    """What the machine holds; None when it cannot be seen. `question` makes a question to the machine.
 
-    `declared`: phase → its artifacts, for phases whose runs did not leave word of them.
     `only_stamps`: what is there, without the checksums, which may take minutes.
     """
-    cases = [
-        f"{quote(f'{research_log}/{phase}')}) {_listing(names)};;"
-        for phase, names in sorted((declared or {}).items())
-        if names
-    ]
-    at = shell_word(home_or_path(root))
-    body = "\n".join(
-        [
-            f"cd {at} 2>/dev/null || {{ [ -e {at} ] || [ -L {at} ] || exit 0; exit 1; }}; [ -r . ] || exit 1",
-            FILE_STATE,
-            RECORDS,
-            f"run_state() {{ {STATE}\n}}",
-            'declared() { case "$folder" in ' + " ".join(cases) + " esac; }",
-            f"log={quote(research_log)}",
-            _CONTENTS,
-            "stamps || exit" + ("" if only_stamps else r'; printf "then/\0"; holdings'),
-        ]
-    )
-    return Fact(over_ssh(Command(body)), _read_contents)
-
-
-def _listing(names: tuple[str, ...]) -> str:
-    """The command that prints these names, each with a NUL behind it."""
-    return sh("printf", r"%s\0", *(name.rstrip("/") for name in names)).text
+    return Fact(question("look", "--without", venv, *(["--stamps"] if only_stamps else [])), _read_contents)
 
 
 def _read_contents(result: Result) -> MachineContents | None:
-    """The stamps, `then/`, and the same with checksums; the first alone where only they were asked for."""
-    if not result.ok:
+    documents = documents_of(result)
+    if not documents and documents != []:
         return None
-    records = list(map(os.fsdecode, result.stdout.split(b"\0")))
-    if "then/" not in records:
-        return _held_in(records)
-    at = records.index("then/")
-    return replace(_held_in(records[at + 1 :]), stamps=_held_in(records[:at]))
+    runs = tuple(_held_run(told["run"]) for told in documents if "run" in told)
+    files = tuple(_remote_file(told["file"]) for told in documents if "file" in told)
+    if any(file.path == "." for file in files):
+        return None  # the root itself cannot be read
+    return MachineContents(runs, files)
 
 
-def _held_in(records: list[str]) -> MachineContents:
-    """`run/ended 0/<folder>`, `folder/<folder>` and then `checksum/size/./name` of its files."""
-    runs: list[HeldRun] = []
-    files: list[RemoteFile] = []
-    folder = ""
-    for record in records:
-        first, _, rest = record.partition("/")
-        if first == "run":
-            state, _, at = rest.partition("/")
-            word, _, code = state.partition(" ")
-            runs.append(HeldRun(at, RunStatus(RunState(word), int(code) if code.isdigit() else None)))
-        elif first == "folder":
-            folder = rest
-        elif rest:
-            size, _, name = rest.partition("/")
-            path = str(PurePosixPath(folder, name))
-            files.append(RemoteFile(path, first, int(size) if size.isdigit() else None))
-    return MachineContents(tuple(runs), tuple(files))
+def _held_run(told: dict[str, Any]) -> HeldRun:
+    return HeldRun(told["folder"], RunStatus(RunState(told["state"]), told.get("exit_code")))
+
+
+def _remote_file(told: dict[str, Any]) -> RemoteFile:
+    state = told["state"]
+    checksum = str(told.get("sha256", "")) if state in ("file", "link") else state
+    return RemoteFile(told["path"], checksum, None if state == "link" else told["size"], told["stamp"])
 
 
 def states(held: MachineContents) -> tuple[tuple[str, str], ...]:
     """Each run and each file with its state: when one changes, so does this."""
     runs = [(run.folder, f"{run.status.state} {run.status.exit_code}") for run in held.runs]
-    return tuple(sorted(runs + [(file.path, file.checksum) for file in held.files]))
+    return tuple(sorted(runs + [(file.path, file.stamp) for file in held.files]))
 
 
 def is_here(file: RemoteFile, root: Path) -> bool:
@@ -237,10 +168,19 @@ _CUDA_OK, _CUDA_ABSENT, _CUDA_BROKEN = 0, 100, 802
 
 @dataclass(frozen=True)
 class SshAnswer:
-    """Whether ssh answered; else the last line it said."""
+    """Whether a question was answered as a whole; else what was said instead.
+
+    255 is the exit code where there is no link; with any other something answered, but not to the question.
+    """
 
     answered: bool
     said: str = ""
+    exit_code: int = 0
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether somebody is there at all, who said what this is not."""
+        return self.answered or (self.exit_code != NOT_REACHED and NOT_ASKED in self.said)
 
 
 @dataclass(frozen=True)
@@ -320,25 +260,23 @@ def known_hosts(settings: Settings) -> Path:
     return settings.paths.state / "known_hosts"
 
 
-def _direct_ssh(settings: Settings, machine: CloudInstance) -> Command:
-    """`ssh … user@ip` that needs no entry in any configuration; the key of a new host is kept."""
-    options = [
+def direct_question(settings: Settings, machine: CloudInstance, root: str, *words: str) -> Command:
+    """What the shim is asked on the machine by its address; the key of a new host is kept.
+
+    It needs no entry in any configuration.
+    """
+    identity = identity_of(settings)
+    options = (
         f"HostKeyAlias={host_key_alias(machine.id)}",
         f"UserKnownHostsFile={_config_path(known_hosts(settings))}",
         "StrictHostKeyChecking=accept-new",
-        "BatchMode=yes",
-        "ConnectTimeout=8",
-        "ServerAliveInterval=5",
-        "ServerAliveCountMax=3",
         "ControlPath=none",
-        "LogLevel=ERROR",
-    ]
-    words = [word for option in options for word in ("-o", option)]
+        f"Port={settings.ssh.port}",
+        *((f"IdentityFile={_config_path(identity)}", "IdentitiesOnly=yes") if identity else ()),
+    )
     there = settings.ssh.config if settings.ssh.config.exists() else Path("/dev/null")
-    config = [] if settings.ssh.is_default else ["-F", str(there)]
-    identity = identity_of(settings)
-    key = ["-i", str(identity), "-o", "IdentitiesOnly=yes"] if identity else []
-    return sh("ssh", *config, *words, *key, "-p", settings.ssh.port, f"{settings.ssh.user}@{machine.ip}")
+    config = None if settings.ssh.is_default else there
+    return shim_question(f"{settings.ssh.user}@{machine.ip}", root, words, config, options)
 
 
 def _config_path(path: Path) -> str:
@@ -346,34 +284,17 @@ def _config_path(path: Path) -> str:
     return '"' + str(path).replace("%", "%%") + '"'
 
 
-def on_machine(settings: Settings, machine: CloudInstance, script: str) -> Command:
-    """The script, run by bash there whatever the login shell is."""
-    words = sh("bash", "-c", script).text
-    ssh = _direct_ssh(settings, machine)
-    return sh(*ssh.argv, words)
-
-
 def ask_reach(settings: Settings, machine: CloudInstance) -> Fact[SshAnswer]:
-    """Whether a command can be run there."""
-    return Fact(on_machine(settings, machine, "true"), _read_reach)
+    """Whether a command can be run there, and is answered as a whole."""
+    return Fact(direct_question(settings, machine, ".", "reach"), read_answer)
 
 
-def _read_reach(result: Result) -> SshAnswer:
-    """The last line of ssh's complaint, for the progress and the diagnosis."""
-    said = result.stderr.decode(errors="replace").strip().splitlines()
-    return SshAnswer(result.ok, said[-1] if said else f"exit code {result.exit_code}")
-
-
-# torch is not there yet, and a happy nvidia-smi does not prove a working GPU: the driver itself is asked.
-_CUDA_PROBE = """python3 -c 'import ctypes
-try:
-    lib = ctypes.CDLL("libcuda.so.1")
-except OSError as error:
-    print("cuda none", error)
-else:
-    count, code = ctypes.c_int(0), lib.cuInit(0)
-    code = code or lib.cuDeviceGetCount(ctypes.byref(count))
-    print("cuda", code if code or count.value else 100)'"""
+def read_answer(result: Result) -> SshAnswer:
+    """Whether there was a whole answer; else all that was said, for the progress and the diagnosis."""
+    if documents_of(result) is not None:
+        return SshAnswer(True, exit_code=result.exit_code)
+    said = " ".join(result.stderr.decode(errors="replace").split())
+    return SshAnswer(False, said or f"exit code {result.exit_code}", result.exit_code)
 
 
 def is_cuda_wanted(settings: Settings, machine: CloudInstance) -> bool:
@@ -382,76 +303,37 @@ def is_cuda_wanted(settings: Settings, machine: CloudInstance) -> bool:
     return is_asked and not machine.type.startswith("cpu_")
 
 
-def ask_cuda(settings: Settings, machine: CloudInstance) -> Fact[Cuda]:
-    """What the CUDA driver says when it is started."""
-    return Fact(on_machine(settings, machine, _CUDA_PROBE), _read_cuda)
+def ask_cuda(settings: Settings, machine: CloudInstance) -> Fact[Cuda | None]:
+    """What the CUDA driver says when it is started; None when the machine does not answer."""
+    return Fact(direct_question(settings, machine, ".", "cuda"), _read_cuda)
 
 
-def _read_cuda(result: Result) -> Cuda:
-    """`cuda 802` → 802."""
-    text = result.stdout.decode(errors="replace")
-    match = re.search(r"^cuda (\d+)", text, re.MULTILINE)
-    said = (text.strip() or result.stderr.decode(errors="replace").strip()).splitlines()
-    return Cuda(int(match[1]) if match else None, said[-1] if said else f"exit code {result.exit_code}")
-
-
-# Runs lie below any research log (two clones may differ in its name), those without a phase beside the
-# phases; what has no token never began. The metrics of a phase are those of the run that wrote to them
-# last: begun before, and not over by then.
-INSIDE = """echo "up $(cut -d. -f1 /proc/uptime)"
-nvidia-smi --query-gpu=utilization.gpu --format=csv,noheader,nounits 2>/dev/null | sed 's/^/gpu /'
-cd {root} 2>/dev/null || exit 0
-left=$(cat {venv}/installed.sha256 2>/dev/null)
-freeze() {{ PATH=~/.local/bin:$PATH uv pip freeze --python {venv} 2>/dev/null | sha256sum | cut -c1-64; }}
-[ -z "$left" ] || [ "$(freeze)" = "$left" ] || echo "drift yes"
-now=$(date +%s)
-for run in */runs/*/ */*/runs/*/; do
-  [ -e "$run/token" ] || continue
-  state=lost
-  if read -r code 2>/dev/null <"$run/exit_code"; then state=ended:$code
-  elif [ -e "$run/lock" ]; then flock -n -s "$run/lock" true || state=running
-  elif kill -0 "$(cat "$run/pid" 2>/dev/null)" 2>/dev/null; then state=running; fi
-  touched=$(stat -c %Y "$run" "$run/log" "$run/exit_code" 2>/dev/null | sort -n | tail -1)
-  echo "run $state $((now - touched)) ${{run%/}}"
-  for file in "${{run%runs/*}}{metrics}" "$run/{metrics}"; do
-    [ -s "$file" ] && [ "$file" -nt "$run/token" ] || continue
-    [ -e "$run/exit_code" ] && [ "$file" -nt "$run/exit_code" ] && continue
-    tail -c 16384 "$file" | tail -n 20 | sed 's/^/metrics /'
-  done
-done"""
+def _read_cuda(result: Result) -> Cuda | None:
+    documents = documents_of(result)
+    return Cuda(documents[0]["cuda"], documents[0]["said"]) if documents else None
 
 
 def ask_inside(settings: Settings, machine: CloudInstance) -> Fact[Activity | None]:
     """Runs, GPU use and uptime; None where the machine does not answer."""
-    root = shell_word(home_or_path(settings.remote.root))
-    venv = shell_word(home_or_path(settings.remote.venv))
-    script = INSIDE.format(root=root, venv=venv, metrics=METRICS)
-    return Fact(on_machine(settings, machine, script), read_inside)
+    words = ("status", "--venv", settings.remote.venv, "--metrics", METRICS)
+    return Fact(direct_question(settings, machine, settings.remote.root, *words), read_inside)
 
 
 def read_inside(result: Result) -> Activity | None:
-    """The lines of INSIDE."""
-    lines = [line.split(" ", 1) for line in result.stdout.decode(errors="replace").splitlines()]
-    told = [(key, rest[0]) for key, *rest in lines if rest]
-    ups = [float(text) for key, text in told if key == "up" and text.strip().isdigit()]
-    if not ups:
+    """What `status` answers."""
+    documents = documents_of(result)
+    if not documents:
         return None
-    gpus = [int(text) for key, text in told if key == "gpu" and text.strip().isdigit()]
-    runs: list[RemoteRun] = []
-    metrics: dict[str, list[str]] = {}
-    for key, text in told:
-        if key == "run":
-            runs.append(_read_run(text))
-        elif key == "metrics":
-            metrics.setdefault(runs[-1].folder, []).append(text)
-    measured = {folder: progress_of(whole_lines(lines)) for folder, lines in metrics.items()}
-    each = tuple(replace(run, progress=measured.get(run.folder)) for run in runs)
-    return Activity(ups[0], max(gpus, default=None), each, has_drifted=("drift", "yes") in told)
+    (told,) = documents
+    return Activity(
+        up_s=told["up_s"],
+        gpu_percent=max(told["gpu_percent"], default=None),
+        runs=tuple(map(_run_in, told["runs"])),
+        has_drifted=told["drifted"],
+    )
 
 
-def _read_run(text: str) -> RemoteRun:
-    """`ended:0 312 research-log/phase12/runs/0001-train`."""
-    state, _, rest = text.partition(" ")
-    seconds, _, folder = rest.partition(" ")
-    word, _, code = state.partition(":")
-    return RemoteRun(folder, word, int(code) if code.isdigit() else None, float(seconds or 0))
+def _run_in(row: dict[str, Any]) -> RemoteRun:
+    """A run, from its row."""
+    progress = progress_of(whole_lines(row["metrics"]))
+    return RemoteRun(row["folder"], row["state"], row.get("exit_code"), row["touched_s_ago"], progress)

@@ -16,7 +16,16 @@ from runner.machines.fleet import (
 )
 from runner.machines.lambda_api import FAILED, CloudInstance, Filesystem, list_filesystems
 from runner.machines.ledger import LedgerMachine
-from runner.machines.probe import Activity, Cuda, SshAnswer, ask_cuda, ask_inside, ask_reach, is_cuda_wanted
+from runner.machines.probe import (
+    NOT_REACHED,
+    Activity,
+    Cuda,
+    SshAnswer,
+    ask_cuda,
+    ask_inside,
+    ask_reach,
+    is_cuda_wanted,
+)
 from runner.plan.next_command import spell_next
 from runner.plan.settings import Settings
 from runner.world.world import Asking, Pause, Record
@@ -120,7 +129,9 @@ def _look_inside(settings: Settings, boot: _BootState, now: float) -> Asking[_Bo
     boot = replace(boot, reach=reach, reached_at=reached_at)
     if not is_cuda_wanted(settings, machine):
         return boot
-    cuda: Cuda = yield ask_cuda(settings, machine)
+    cuda: Cuda | None = yield ask_cuda(settings, machine)
+    if cuda is None:  # it was not said that nothing works: the link was lost between two questions
+        return replace(boot, reach=SshAnswer(False, exit_code=NOT_REACHED))
     return replace(boot, cuda=cuda)
 
 
@@ -165,9 +176,18 @@ def _check_time(settings: Settings, seen: Fleet, boot: _BootState, started: floa
     raise TryLater(
         f"{_progress(settings, seen, boot)}: not usable after {limit / 60:g} min",
         f"It is not gone, and it is billed at ${boot.instance.usd_per_hour:.2f}/h.",
+        *_why_unanswered(settings, boot),
         f"Go on waiting: {spell_next(settings, 'wait', machine=boot.instance.name or boot.instance.id)}",
         f"Or end it: {spell_next(settings, 'terminate', machine=boot.instance.name or boot.instance.id)}",
     )
+
+
+def _why_unanswered(settings: Settings, boot: _BootState) -> list[str]:
+    """Who can say why a machine that is reached does not answer to what it is asked."""
+    if boot.reach is None or boot.reach.answered or not boot.reach.is_reached:
+        return []
+    name = boot.instance.name or boot.instance.id
+    return [f"To see why it does not answer: {spell_next(settings, 'doctor', machine=name)}"]
 
 
 def _progress(settings: Settings, seen: Fleet, boot: _BootState) -> str:
@@ -175,8 +195,10 @@ def _progress(settings: Settings, seen: Fleet, boot: _BootState) -> str:
     machine = boot.instance
     where = machine.ip or "no address yet"
     if boot.reach and not boot.reach.answered:
-        where += ", ssh does not answer yet"
-    if boot.cuda and not boot.cuda.works:
+        where += ", " + (
+            f"ssh answers: {boot.reach.said[-200:]}" if boot.reach.is_reached else "ssh does not answer yet"
+        )
+    elif boot.cuda and not boot.cuda.works:
         where += f", ssh answers, CUDA does not (error {boot.cuda.code})"
     known = seen.ledger.by_id(machine.id) or LedgerMachine("", "", since=seen.now)
     up, dollars = seen.now - known.since, known.usd_until(seen.now)

@@ -1,12 +1,14 @@
 """terminate: the machine gone, and nothing of value with it; the only verb that ever ends a machine."""
 
+from functools import partial
+
 from runner.machines.fleet import Fleet, answers_to, configured_alias, find_machine, list_fleet, target_for
 from runner.machines.guard import (
     UNREACHABLE,
     Declared,
     Guard,
     check_loss,
-    is_below,
+    is_below_any,
     listed,
     no_answer,
     rescue_lines,
@@ -15,9 +17,8 @@ from runner.machines.guard import (
 )
 from runner.machines.lambda_api import CloudInstance, terminate_request
 from runner.machines.ledger import LedgerMachine
-from runner.machines.probe import MachineContents, ask_contents, on_machine, states
+from runner.machines.probe import MachineContents, ask_contents, direct_question, states
 from runner.machines.ssh_config import removal_step
-from runner.plan.command import Command
 from runner.plan.next_command import spell_next
 from runner.plan.plan import Effect, Plan, Step, Target
 from runner.plan.settings import Settings
@@ -48,26 +49,24 @@ def terminate(settings: Settings) -> Asking[Plan]:
             ("machine", machine.id),
             *(("discard", name) for name in sorted(settings.discard)),
             *loss.basis,
+            ("holds", loss.contents or "nobody can see it"),
+            ("refused", str(loss.reason is not None)),
         ),
         reason=loss.reason,
         refused=loss.reason is not None,
         details=_details(seen, machine, held, loss),
         notes=(*notes(settings, machine, loss), *unmatched(settings.discard, held, loss)),
         next=spell_next(settings, "status"),
-        observed=observed(held.stamps, tuple(run.folder for run in loss.given_up_runs)) if held else (),
+        observed=observed(held, loss.going) if held else (),
     )
 
 
-_GIVEN_UP = "given up"  # the state of a run whose end was consented to, whatever it does until then
+_GIVEN_UP = "given up"  # the state of a folder that may go, whatever is written to it until then
 
 
-def observed(held: MachineContents | None, given_up: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    """What the machine shows, but for runs that are given up alive; never empty, so that it was seen."""
-    kept = (
-        row
-        for row in states(held or MachineContents())
-        if not any(is_below(row[0], folder) for folder in given_up)
-    )
+def observed(held: MachineContents, given_up: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """What the machine shows, but for what is given up alive; never empty, so that it was seen."""
+    kept = (row for row in states(held) if not is_below_any(row[0], given_up))
     return (*((folder, _GIVEN_UP) for folder in given_up), *kept, ("machine", "seen"))
 
 
@@ -93,21 +92,9 @@ def _contents(
     """What is on it; None when nobody can look, as into a machine without an address."""
     if machine.ip is None:
         return None
-    log = settings.paths.research_log.name
-    declared = {name: phase.artifacts for name, phase in _declared_phases(settings).items()}
-    held: MachineContents | None = yield ask_contents(
-        lambda command: _over_ssh(settings, machine, command),
-        settings.remote.root,
-        log,
-        declared,
-        only_stamps,
-    )
+    question = partial(direct_question, settings, machine, settings.remote.root)
+    held: MachineContents | None = yield ask_contents(question, settings.remote.venv, only_stamps)
     return held
-
-
-def _over_ssh(settings: Settings, machine: CloudInstance, command: Command) -> Command:
-    """The command on the machine, by its address: it need not have an alias yet."""
-    return on_machine(settings, machine, command.text)
 
 
 def _declared_phases(settings: Settings) -> dict[str, Declared]:
@@ -168,7 +155,7 @@ def _details(
     if held is not None:
         num_runs, num_files = len(held.runs), len(held.files)
         rows.append(
-            ("holds", f"{num_runs} run(s), {num_files} artifact file(s), {loss.num_here} verified here")
+            ("holds", f"{num_runs} run(s), {num_files} file(s), {loss.num_here} of them verified here")
         )
     else:
         rows.append(("holds", f"nobody can see it: {no_answer(machine)}"))

@@ -1,4 +1,4 @@
-"""What a machine says that it holds: the very script, run by bash as a user who may not read everything."""
+"""What a machine says that it holds: the shim itself, asked as a user who may not read everything."""
 
 import fcntl
 import os
@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from runner.machines.probe import MachineContents, ask_contents, is_here, states
+from runner.plan.command import SHIM, Command, sh
 from runner.research_log.runs import RunState
+from runner.shim import BEGIN
 from runner.world.world import Result
 
 NOBODY = 65534
@@ -39,12 +41,22 @@ class Place:
 
     def ask(self, only_stamps: bool = False) -> MachineContents | None:
         """What it says; asked as its user, who is not root."""
-        asked = ask_contents(lambda command: command, str(self.root), "research-log", {}, only_stamps)
+
+        def question(*words: str) -> Command:
+            return sh("/usr/bin/python3", "-", "--root", str(self.root), *words)
+
+        asked = ask_contents(question, "env", only_stamps)
+        assert isinstance(asked.ask, Command)
         is_root = os.geteuid() == 0
         if is_root and self.root.exists():
             subprocess.run(["chown", "-Rh", "--from=0", str(NOBODY), str(self.root)], check=True)
-        words = ["bash", "-c", asked.ask.text]  # type: ignore[union-attr]
-        done = subprocess.run(words, capture_output=True, user=NOBODY if is_root else None)
+        done = subprocess.run(
+            asked.ask.argv,
+            capture_output=True,
+            user=NOBODY if is_root else None,
+            input=SHIM.read_bytes(),
+            cwd="/",
+        )
         return asked.read(Result(done.returncode, done.stdout, done.stderr))
 
     def files(self) -> dict[str, str]:
@@ -95,10 +107,9 @@ def test_what_a_run_left_in_a_hidden_folder_is_something_it_left(place: Place) -
     ("closed", "told"),
     [
         (f"{PHASE}/ck/deep", f"{PHASE}/ck/deep"),
-        (f"{PHASE}/ck", f"{PHASE}/ck/deep"),
+        (f"{PHASE}/ck", f"{PHASE}/ck"),
         (f"{PHASE}/ck/deep/w.pt", f"{PHASE}/ck/deep/w.pt"),
         (f"{PHASE}/runs/0001-train", f"{PHASE}/runs/0001-train"),
-        (f"{PHASE}/runs/0001-train/artifacts", f"{PHASE}/runs/0001-train/artifacts"),
         (f"{PHASE}/runs", f"{PHASE}/runs"),
         (PHASE, PHASE),
         ("research-log", "research-log"),
@@ -120,34 +131,84 @@ def test_a_root_that_cannot_be_entered_is_unseen_and_one_that_is_not_there_is_em
     assert place.ask() == MachineContents()
 
 
-def test_links_to_what_no_artifact_names_are_told(place: Place) -> None:
+def test_links_that_lead_out_of_the_root_are_told(place: Place) -> None:
     place.run(f"{PHASE}/runs/0001-train", "ck\0")
     place.file("elsewhere/best.pt")
-    place.file(f"{PHASE}/scratch/w.pt")
+    place.file("../beside/w.pt")
     ck = place.file(f"{PHASE}/ck/a.pt").parent
     (ck / "covered").symlink_to("a.pt")
     (ck / "absolute").symlink_to(ck / "a.pt")
-    (ck / "out").symlink_to(place.root / "elsewhere")
-    (ck / "beside").symlink_to("../scratch/w.pt")
+    (ck / "inside").symlink_to(place.root / "elsewhere")
+    (ck / "out").symlink_to(place.root / "../beside/w.pt")
+    (place.root / "folder").symlink_to("/usr")
     (ck / "dangling").symlink_to("/nowhere/at/all")
     files = place.files()
-    assert {name for name, is_ in files.items() if is_ != "outside"} - {f"{PHASE}/ck/beside"} == {
-        f"{PHASE}/ck/a.pt",
-        f"{PHASE}/ck/covered",
+    assert [name for name, is_ in files.items() if is_ == "outside"] == ["folder", f"{PHASE}/ck/out"]
+    assert set(files) == {"elsewhere/best.pt", "folder"} | {
+        f"{PHASE}/ck/{name}" for name in ("a.pt", "covered", "absolute", "inside", "out", "dangling")
     }
     held = place.ask()
     assert held is not None
-    outside = [file.path for file in held.files if file.checksum == "outside"]
-    assert outside == [f"{PHASE}/ck/beside", f"{PHASE}/ck/out"]
     assert not any(is_here(file, place.root) for file in held.files if file.checksum == "outside")
+
+
+def test_everything_below_the_root_counts_but_what_is_made_again(place: Place) -> None:
+    run = place.run("log/phase1-x/runs/0001-train")
+    place.file("env/bin/python")
+    place.file(".runner/code.json")
+    place.file("log/phase1-x/__pycache__/train.pyc")
+    (place.root / "log/phase1-x/run.log").symlink_to(run / "log")
+    counted = {"notes.txt", "data/x.bin", "log/phase1-x/token", "log/README", ".hidden/x", "a/runs/b/c/lock"}
+    counted |= {"log/phase1-x/runs/0001-train/log", ".git/config", "log/phase1-x/out/runs/r/token"}
+    for name in counted:
+        place.file(name)
+    assert set(place.files()) == counted
+
+
+def test_the_environment_may_be_a_link_to_another_disk(place: Place) -> None:
+    place.file("../disk/bin/python")
+    (place.root / "env").symlink_to("../disk")
+    assert place.files() == {}
+
+
+def clone(place: Place, folder: str) -> Path:
+    """A clone as the shim makes it, of two files, one of which nobody changes."""
+    origin = place.root.parent / "origin"
+    for words in (["init", "-q", "-b", "main", "."], ["add", "."], ["commit", "-q", "-m", "x"]):
+        origin.mkdir(exist_ok=True)
+        for name in ("same.py", "other.py"):
+            (origin / name).write_text(name)
+        git(origin, *words)
+    git(place.root, "clone", "-q", str(origin), folder)
+    (place.root / folder / ".git/cloned").write_text(f"{origin} main\n")
+    return place.root / folder
+
+
+def git(folder: Path, *words: str) -> None:
+    """git, by somebody."""
+    who = ["-c", "user.name=x", "-c", "user.email=x@x", "-c", "safe.directory=*"]
+    subprocess.run(["git", *who, *words], cwd=folder, check=True, capture_output=True)
+
+
+def test_what_git_cloned_and_nobody_changed_is_left_out_also_when_a_change_was_committed(
+    place: Place,
+) -> None:
+    folder = clone(place, "code")
+    assert place.files() == {}
+    (folder / "other.py").write_text("changed")
+    (folder / "new.py").write_text("new")
+    assert set(place.files()) == {"code/other.py", "code/new.py"}
+    git(folder, "add", ".")
+    git(folder, "commit", "-q", "-m", "by hand")
+    assert set(place.files()) == {"code/other.py", "code/new.py"}
 
 
 def test_stamps_show_what_changed_meanwhile(place: Place) -> None:
     run = place.run(f"{PHASE}/runs/0001-train", "ck\0")
     place.file(f"{PHASE}/ck/a.pt", "one")
     held, now = place.ask(), place.ask(only_stamps=True)
-    assert held is not None and held.stamps is not None and now is not None
-    assert states(held.stamps) == states(now)
+    assert held is not None and now is not None
+    assert states(held) == states(now)
     place.file(f"{PHASE}/ck/a.pt", "two")
     place.file(f"{PHASE}/ck/b.pt")
     (run / "exit_code").write_text("1\n")
@@ -155,6 +216,12 @@ def test_stamps_show_what_changed_meanwhile(place: Place) -> None:
     assert later is not None
     changed = {name for name, _ in set(states(now)) ^ set(states(later))}
     assert changed == {f"{PHASE}/ck/a.pt", f"{PHASE}/ck/b.pt", f"{PHASE}/runs/0001-train"}
+
+
+@pytest.mark.parametrize("said", [b"", b"Welcome!\n", BEGIN, BEGIN + b"j 20\n{"])
+def test_an_answer_without_its_end_says_nothing(said: bytes) -> None:
+    asked = ask_contents(lambda *words: sh(*words), "env")
+    assert asked.read(Result(0, said)) is None
 
 
 def test_a_run_that_is_about_to_start_is_alive(place: Place) -> None:

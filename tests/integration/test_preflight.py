@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
-from runner.machines.probe import INSIDE, Activity, read_inside
-from runner.plan.command import sh
+from runner.machines.probe import Activity, read_inside
+from runner.plan.command import shim_question
 from runner.world.world import Result
 from tests.remote import Rig
 from tests.support import Done, Lab, run_runner, runner_env, soak_size
@@ -508,8 +508,9 @@ def offline_rig(rig: Rig, tmp_path: Path) -> Iterator[Rig]:
 def inside(rig: Rig) -> Activity:
     """What `status` asks the machine, asked."""
     venv = "research-log/phase11-fractal-logic/.venv"
-    script = INSIDE.format(root=rig.remote_root, venv=venv, metrics="metrics.jsonl")
-    found = read_inside(Result(0, rig.machine.ssh(sh("bash", "-c", script).text).stdout.encode()))
+    asked = shim_question("lambda", rig.remote_root, ("status", "--venv", venv), rig.machine.ssh_config)
+    done = subprocess.run(asked.argv, capture_output=True, env=rig.env(), check=True)
+    found = read_inside(Result(0, done.stdout))
     assert found
     return found
 

@@ -10,8 +10,10 @@ from runner.config.freeze import load
 from runner.doctor.job_rules import Diagnosis, RunHealth, diagnose, evidence_of, read_health
 from runner.errors import NeverStarted, UsageError
 from runner.jobs.job import logs
+from runner.machines.probe import SshAnswer
 from runner.research_log.runs import RunState
 from runner.world.world import Result
+from tests.support import framed
 
 OOM = (
     "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of "
@@ -158,14 +160,23 @@ def test_a_rule_with_a_broken_pattern_is_refused_by_name(tmp_path: Path) -> None
 
 
 def test_the_machines_words_are_read() -> None:
-    said = (
-        b"state running\nsilent 700\ndisk /dev/vda1 512 500 12 98% /\ngpu 0\ngpu 35\noom " + KILLED.encode()
-    )
-    seen = read_health(Result(0, said + b"\n"))
-    assert seen is not None
+    told = {"state": "running", "silent_s": 700, "disk_percent": 98, "gpu_percent": 35, "oom_line": KILLED}
+    seen = read_health(Result(0, b"Welcome!\n" + framed(told)))
+    assert isinstance(seen, RunHealth)
     assert (seen.state, seen.silent_s, seen.disk_percent) == (RunState.RUNNING, 700, 98)
     assert (seen.gpu_percent, seen.oom_line) == (35, KILLED)
-    assert read_health(Result(255)) is None
+    assert read_health(Result(0, framed({"state": "absent"}))) == RunHealth(RunState.ABSENT)
+
+
+@pytest.mark.parametrize("result", [Result(255), Result(0), Result(0, framed({"state": "running"})[:-9])])
+def test_what_is_no_whole_answer_says_nothing_of_the_run(result: Result) -> None:
+    assert isinstance(read_health(result), SshAnswer)
+
+
+def test_a_start_up_file_that_prints_is_found_in_the_words_of_rsync(tmp_path: Path) -> None:
+    line = "protocol version mismatch -- is your shell clean?"
+    (diagnosis,) = found(tmp_path, failed_setup(run_folder(tmp_path, "", exit_code=None), line))
+    assert diagnosis.evidence == line and "~/.bashrc" in diagnosis.cause
 
 
 def test_what_mends_a_run_is_typed_as_the_run_was(tmp_path: Path) -> None:

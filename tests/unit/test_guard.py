@@ -194,7 +194,54 @@ def test_what_is_here_byte_for_byte_is_not_lost(desk: Desk) -> None:
     assert f"{PHASE}/ck/a.pt" in (desk.loss(there).reason or "")
     (desk.folder / PHASE / "ck").mkdir(parents=True)
     (desk.folder / PHASE / "ck/a.pt").write_bytes(b"weights")
-    assert desk.loss(there) == Guard(num_here=1)
+    assert (desk.loss(there).reason, desk.loss(there).num_here) == (None, 1)
+
+
+def test_what_was_pushed_and_is_as_it_was_is_ours_to_make_again(desk: Desk) -> None:
+    there = held([f"{PHASE}/train.py"])
+    (file,) = there.files
+    record = desk.settings().paths.state / "code" / "0123.json"
+    record.parent.mkdir(parents=True)
+    record.write_text(json.dumps({file.path: "another checksum", f"{PHASE}/other.py": file.checksum}))
+    assert f"{PHASE}/train.py" in (desk.loss(there).reason or ""), "it was changed there"
+    record.with_name("4567.json").write_text(json.dumps({file.path: file.checksum}))
+    record.with_name("broken.json").write_text("{")
+    assert (desk.loss(there).reason, desk.loss(there).num_here) == (None, 1)
+
+
+@pytest.mark.parametrize("path", ["notes.txt", "data/x.bin", f"{PHASE}/by-hand/b.pt", "experiments/p/ck/a"])
+def test_what_no_artifact_names_keeps_the_machine_wherever_it_is(desk: Desk, path: str) -> None:
+    assert path in (desk.loss(held([path])).reason or "")
+    (line,) = told(desk, [path])
+    assert ("action=backup" in line) == path.startswith(PHASE)
+
+
+def test_a_link_that_leads_out_of_the_root_is_told_and_given_up_by_its_name(desk: Desk) -> None:
+    there = MachineContents(files=(RemoteFile(f"{PHASE}/big", "outside", None),))
+    loss = desk.loss(there)
+    assert f"{PHASE}/big (a link that leads out of the root)" in (loss.reason or "")
+    copied, why, _ = rescue_lines(desk.settings(), desk.machine, loss, DECLARED)
+    assert "--copy-unsafe-links" in copied and "discard" in why
+    assert desk.loss(there, "discard=[big]").reason is None
+
+
+def test_the_whole_path_means_that_path_though_another_ends_in_it(desk: Desk) -> None:
+    there = held(["data/x", f"{PHASE}/data/x"])
+    assert [f.path for f in desk.loss(there, "discard=[data/x]").files] == [f"{PHASE}/data/x"]
+
+
+def test_the_contents_are_those_of_the_very_bytes_and_runs(desk: Desk) -> None:
+    there = held([f"{ONE}/log"], ended=[ONE])
+    again = replace(there, files=(held_file(f"{ONE}/log", b"more"),))
+    seen = [desk.loss(now).contents for now in (there, there, again, held([f"{ONE}/log"], alive=[ONE]))]
+    assert seen[0] == seen[1] and len(set(seen)) == 3
+
+
+def test_of_many_files_no_line_to_type_is_long(desk: Desk) -> None:
+    there = held(f"{PHASE}/samples/{n}.json" for n in range(5000))
+    lines = rescue_lines(desk.settings(), desk.machine, desk.loss(there), DECLARED)
+    assert max(map(len, lines)) < 1000
+    assert desk.loss(there, "discard=[samples]").reason is None
 
 
 # --------------------------------------------------------------------------------------------- discard
@@ -316,10 +363,20 @@ def test_what_belongs_to_no_phase_here_is_copied(desk: Desk, tmp_path: Path) -> 
     reach = f'until [ "$1" = lambda ]; do shift; done; shift; HOME={there}; cd && eval "$*"'
     ssh.write_text(f"#!/bin/bash\n{reach}\n")
     ssh.chmod(0o755)
+    (here / name).parent.mkdir(parents=True)
+    (here / name).write_text("another")
     (line,) = told(desk, [name])
     command = line.removeprefix("to bring it home: ")
     subprocess.run(["bash", "-c", command], check=True, env={"PATH": f"{ssh.parent}:{os.environ['PATH']}"})
     assert (here / name).read_text() == "weights"
+    assert (here / f"{name}.before").read_text() == "another", "what was here is kept"
+
+
+@pytest.mark.parametrize(
+    "name", ["a, b", "it's", 'so "called"', "\\", "'\"", "nl\nx", "[1]", "${x}", "$(x)", "é", "--x", "#1"]
+)
+def test_a_name_of_any_characters_can_be_given_up_as_it_is_told(desk: Desk, name: str) -> None:
+    told(desk, [f"{PHASE}/ck/{name}.pt", f"ck/{name}"])
 
 
 def test_a_run_that_is_alive_can_be_waited_for(desk: Desk) -> None:

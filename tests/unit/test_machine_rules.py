@@ -19,6 +19,7 @@ from runner.plan.settings import Settings
 from runner.verbs import rule_for
 from runner.world.live import drive
 from runner.world.world import Account, Fact, Now, Pause, Result
+from tests.support import framed
 
 NAME, ID, IP = "lambda-0001-abcdef", "1" * 32, "203.0.113.9"
 HERE, ELSEWHERE = "ssh-ed25519 AAAAhere", "ssh-ed25519 AAAAelsewhere"
@@ -64,6 +65,8 @@ class World:
     )
     leads_to: str = IP
     said: str | None = None
+    printed: bytes = b""
+    reach: Result = field(default_factory=lambda: Result(0, framed({"reached": True})))
     cuda: int = 0
     account: str = ""
     error: RunnerError | Result | None = None
@@ -112,10 +115,12 @@ class World:
     def shell(self, text: str) -> Result:
         if " -G " in text:
             return Result(0, f"user ubuntu\nhostname {self.leads_to}\nport 22\n".encode())
-        if "libcuda" in text:
-            return Result(0, f"cuda {self.cuda}\n".encode())
+        if text.endswith(" -- cuda"):
+            return Result(0, framed({"cuda": self.cuda, "said": ""}))
+        if text.endswith(" -- reach"):
+            return self.reach
         assert text.endswith(" true")
-        return Result(0) if self.said is None else Result(255, b"", self.said.encode())
+        return Result(0, self.printed) if self.said is None else Result(255, b"", self.said.encode())
 
 
 @cache
@@ -133,7 +138,7 @@ def check_remedy(remedy: str) -> None:
         rule_for(settings)
         assert settings.action not in ("launch", "up") or not settings.instance.is_local
     else:
-        assert words[0] in ("export", "curl", "ssh-keygen")
+        assert words[0] in ("export", "curl", "ssh", "ssh-keygen")
 
 
 @pytest.fixture
@@ -254,6 +259,47 @@ def test_a_machine_that_is_silent_may_be_shut_down_inside_and_is_billed(world: W
     assert diagnosis.symptom == "the machine does not answer ssh"
     assert "shut down inside" in diagnosis.cause and "$1.29/h" in diagnosis.cause
     assert "action=wait" in verbs(diagnosis)
+
+
+def no_answer(exit_code: int, said: str, complaint: str = "") -> Result:
+    """How a question ends that something answered, but not to what was asked."""
+    told = f"{complaint}\nno answer to what was asked (exit code {exit_code % 69}); it says: {said}\n"
+    return Result(exit_code, b"", told.encode())
+
+
+@pytest.mark.parametrize(
+    ("reach", "symptom", "cause"),
+    [
+        (no_answer(69, "nothing at all"), "ends the shell", "case $- in"),
+        (no_answer(1, "Welcome!"), "ends the shell", "~/.bashrc"),
+        (no_answer(127, "nothing at all", "bash: python3: command not found"), "python3", "python3"),
+        (no_answer(1, "nothing at all", "python3: Command not found."), "python3", "python3"),
+        (no_answer(126, "nothing at all", "fish: Unknown command: python3"), "POSIX", "/bin/bash"),
+        (no_answer(1, "This account is currently not available."), "POSIX", "/bin/bash"),
+        (no_answer(1, "x", "cannot create temp file: No space left on device"), "disk is full", "written"),
+        (no_answer(42, "Killed"), "not to what it is asked", "nothing there was seen"),
+    ],
+)
+def test_a_machine_that_does_not_answer_to_what_it_is_asked_is_told_by_its_words(
+    world: World, reach: Result, symptom: str, cause: str
+) -> None:
+    world.reach = reach
+    diagnosis = world.only()
+    assert symptom in diagnosis.symptom and cause in diagnosis.cause
+    assert "it says" in diagnosis.evidence and verbs(diagnosis)[0] == "ssh"
+
+
+def test_a_remote_command_of_the_person_is_named_with_the_line_that_takes_it_away(world: World) -> None:
+    world.said = "Cannot execute command-line and remote command."
+    diagnosis = world.only()
+    assert "RemoteCommand" in diagnosis.symptom and "RemoteCommand none" in diagnosis.cause
+
+
+def test_a_start_up_file_that_prints_is_told_though_all_that_is_asked_is_answered(world: World) -> None:
+    world.printed = b"Welcome to\nmy machine\n"
+    diagnosis = world.only()
+    assert "prints" in diagnosis.symptom and "Welcome to my machine" in diagnosis.evidence
+    assert "protocol version mismatch" in diagnosis.cause and "case $- in" in diagnosis.cause
 
 
 @pytest.mark.parametrize(

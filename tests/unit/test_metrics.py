@@ -1,11 +1,15 @@
 """What status makes of the last lines of a metrics file."""
 
+import fcntl
 import subprocess
+import sys
 from pathlib import Path
 
-from runner.machines.probe import INSIDE, read_inside
+from runner.machines.probe import read_inside
+from runner.plan.command import SHIM
 from runner.research_log.runs import Progress, progress_of
 from runner.world.world import Result
+from tests.support import framed
 
 START = {"training": "b", "event": "start", "step": 0, "num_parameters": 9, "seconds": 1.0}
 
@@ -25,13 +29,11 @@ def test_steps_tell_how_fast_they_are_where_nothing_else_does() -> None:
 
 
 def test_a_run_has_its_own_metrics_and_the_gpu_while_it_runs() -> None:
-    said = b"""up 900
-gpu 97
-run ended:0 500 research-log/phase1-test/runs/0001-train
-run running 3 research-log/phase1-test/runs/0002-train
-metrics half of a line"}
-metrics {"step": 7, "loss": 0.5}
-"""
+    half = ['half of a line"}', '{"step": 7, "loss": 0.5}']
+    row = {"folder": "research-log/phase1-test/runs/0001-train", "touched_s_ago": 3.0, "metrics": []}
+    newer = {"folder": "research-log/phase1-test/runs/0002-train", "state": "running", "metrics": half}
+    rows = [row | {"state": "ended", "exit_code": 0}, row | newer]
+    said = framed({"up_s": 900.0, "gpu_percent": [0, 97], "drifted": False, "runs": rows})
     inside = read_inside(Result(0, said))
     assert inside
     documents = [run.document(inside.gpu_percent) for run in inside.runs]
@@ -53,12 +55,21 @@ def test_every_run_on_the_machine_is_told_wherever_its_research_log_is(tmp_path:
     for folder in folders:
         (tmp_path / folder / "token").write_text("t")
     (tmp_path / folders[0] / "lock").touch()
-    script = INSIDE.format(root=tmp_path, venv="none", metrics="metrics.jsonl")
-    held = ["flock", str(tmp_path / folders[0] / "lock"), "bash", "-c", script]
-    done = subprocess.run(held, capture_output=True, check=True)
+    with (tmp_path / folders[0] / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        asked = [sys.executable, SHIM, "--root", tmp_path, "status"]
+        done = subprocess.run(asked, capture_output=True, check=True)
     inside = read_inside(Result(0, done.stdout))
     assert inside
     assert {run.folder: run.state for run in inside.runs} == dict(
         zip(folders, ("running", "lost", "lost"), strict=True)
     )
     assert inside.idle_s == 0
+
+
+def test_a_machine_without_our_root_has_no_runs_and_is_not_given_one(tmp_path: Path) -> None:
+    root = tmp_path / "nowhere"
+    done = subprocess.run([sys.executable, SHIM, "--root", root, "status"], capture_output=True, check=True)
+    inside = read_inside(Result(0, done.stdout))
+    assert inside and inside.runs == () and not inside.has_drifted and not root.exists()
+    assert read_inside(Result(0, done.stdout[:-3])) is None, "half of an answer is none"

