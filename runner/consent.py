@@ -1,6 +1,7 @@
 """Between a plan and its effects: shows it, and applies it only when this very plan was consented to."""
 
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -152,7 +153,9 @@ def _check_same(plan: Plan, now: Plan) -> None:
 def _show(plan: Plan, settings: Settings, paint: Paint) -> None:
     """The plan in the form that was asked for; its title alone when its digest says that it was seen."""
     if settings.output == "json":
-        print(to_json(plan_document(plan)), flush=True)
+        may_run = plan.steps and not plan.refused and plan.effect is not Effect.READ
+        line = shlex.split(consent_line(plan, settings)) if may_run else None
+        print(to_json(plan_document(plan) | {"confirm": line}), flush=True)
     elif settings.output == "script":
         print(plan_script(plan), end="", flush=True)
     elif settings.confirm == plan.digest:

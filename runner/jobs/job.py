@@ -12,9 +12,9 @@ from runner.executors.base import Executor, RunFile, Submission, job_command
 from runner.executors.local import Local
 from runner.plan.command import Command, sh, with_shared_connection
 from runner.plan.next_command import MACHINE, line_of, spell_next
-from runner.plan.plan import Effect, Member, Plan, Step, Target, target_of
+from runner.plan.plan import Effect, Member, Plan, Revision, Step, Target, target_of
 from runner.plan.settings import LOCAL, Job, Phase, Settings, Value, script_text
-from runner.research_log.code import Code, Revision, code_of, revision_of
+from runner.research_log.code import Code, code_of, revision_of
 from runner.research_log.runs import (
     RunPaths,
     RunState,
@@ -76,7 +76,7 @@ class Work:
     """What a run does, once its name and its paths are known; most jobs are one command and its values."""
 
     command: Command
-    values: str
+    values: tuple[tuple[str, Value], ...]
     files: tuple[RunFile, ...] = ()
     members: tuple[Member, ...] = ()
     results: str | None = None
@@ -90,7 +90,7 @@ def job(settings: Settings) -> Asking[Plan]:
 
     def work(paths: RunPaths) -> Work:
         script = str(paths.folder.parent.parent / declared.entrypoint)
-        return Work(job_command(declared, script), shown_values(declared))
+        return Work(job_command(declared, script), declared.args)
 
     return (yield from planned(settings, declared, work))
 
@@ -128,7 +128,13 @@ def planned(settings: Settings, declared: Job, work_of: Callable[[RunPaths], Wor
         basis=(("machine", settings.alias), ("code", code.digest), ("run", run)),
         run=run,
         run_folder=str(local_folder),
-        details=(("values", work.values), *work.details, ("code", _shown_code(code, revision))),
+        details=(
+            ("values", _shown_values(work.values)),
+            *work.details,
+            ("code", _shown_code(code, revision)),
+        ),
+        values=work.values,
+        code=revision,
         notes=(*_job_notes(submission), *work.notes),
         monitor=sh("tail", "-f", settings.paths.shown(local_folder / "log")).text,
         artifacts=phase.artifacts,
@@ -187,9 +193,9 @@ def _job_notes(submission: Submission) -> tuple[str, ...]:
     return (f"{submission.paths.newest_log} is a file from before; it is kept as {kept}",)
 
 
-def shown_values(declared: Job) -> str:
+def _shown_values(values: tuple[tuple[str, Value], ...]) -> str:
     """`batch_size 32 · epochs 3`."""
-    given = ((key, value) for key, value in declared.args if value is not None)
+    given = ((key, value) for key, value in values if value is not None)
     return " · ".join(f"{key} {_shown_value(value)}" for key, value in given) or "none"
 
 

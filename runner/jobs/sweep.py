@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from runner.environment.setup import needed_phase
 from runner.errors import UsageError, choices
 from runner.executors.base import RunFile, job_command
-from runner.jobs.job import Work, counted, declared_job, planned, shown_values
+from runner.jobs.job import Work, counted, declared_job, planned
 from runner.plan.command import Command, quote, sh
 from runner.plan.fold import Process, SweptJob, config_line, fold
 from runner.plan.plan import Effect, Member, Plan, target_of
@@ -204,10 +204,9 @@ def _listed(processes: tuple[Process, ...]) -> tuple[Member, ...]:
     return tuple(sorted(found, key=lambda member: member.number))
 
 
-def _shared_values(members: Sequence[SweptJob]) -> str:
+def _shared_values(members: Sequence[SweptJob]) -> tuple[tuple[str, Value], ...]:
     """The values that all members agree in."""
-    common = [pair for pair in members[0].job.args if all(pair in m.job.args for m in members[1:])]
-    return shown_values(replace(members[0].job, args=tuple(common)))
+    return tuple(pair for pair in members[0].job.args if all(pair in m.job.args for m in members[1:]))
 
 
 def _shown_processes(processes: tuple[Process, ...]) -> str:

@@ -5,10 +5,11 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import sha256
+from math import isfinite
 from typing import Any
 
 from runner.plan.command import Command, quote
-from runner.plan.settings import LOCAL, Settings
+from runner.plan.settings import LOCAL, Settings, Value, script_text
 
 DIGEST = re.compile(r"p[0-9a-f]{12}")
 HERE = "here"
@@ -168,12 +169,25 @@ class Member:
 
 
 @dataclass(frozen=True)
+class Revision:
+    """The commit the tree is at and the files of the phase that differ from it; no commit outside git."""
+
+    commit: str | None
+    changed: tuple[str, ...] = ()
+
+    def document(self) -> dict[str, Any]:
+        """The revision as JSON."""
+        return {"commit": self.commit, "changed": list(self.changed)}
+
+
+@dataclass(frozen=True)
 class Plan:
     """What will be done, whole before the first effect.
 
     `basis` holds the facts the steps rest on (name, value): when one changes, so does the digest.
-    `reason` says why there is nothing to do, or why it is `refused`. `details` (label, text),
-    `notes`, `monitor`, `arguments` and `next` (what to type after success) are for the reader alone.
+    `reason` says why there is nothing to do, or why it is `refused`. `details` (label, text), `values` (what
+    the job is given), `code`, `notes`, `monitor`, `arguments` and `next` (what to type after success) are for
+    the reader alone.
     For `wait_for_capacity_s` attempts that found nothing free are repeated. `observed` is what the world
     showed when the plan was made (name, state), to be compared once more right before what cannot be undone.
     """
@@ -189,6 +203,8 @@ class Plan:
     reason: str | None = None
     refused: bool = False
     details: tuple[tuple[str, str], ...] = ()
+    values: tuple[tuple[str, Value], ...] = ()
+    code: Revision | None = None
     notes: tuple[str, ...] = ()
     monitor: str | None = None
     artifacts: tuple[str, ...] = ()
@@ -303,14 +319,25 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "instance": plan.target.document(),
         "run": plan.run,
         "reason": plan.reason,
+        "refused": plan.refused,
         "notes": list(plan.notes),
         "monitor": plan.monitor,
+        "values": {name: _json_value(value) for name, value in plan.values},
+        "code": plan.code.document() if plan.code else None,
+        "details": dict(plan.details),
         "steps": [step.document() for step in plan.steps],
     }
     if plan.members:
         document["members"] = [member.document() for member in plan.members]
         document["results"] = plan.results
     return document
+
+
+def _json_value(value: Value) -> Any:
+    """A value as JSON has it; a number that JSON has not is the text that a script gets."""
+    if isinstance(value, tuple):
+        return [_json_value(item) for item in value]
+    return script_text(value) if isinstance(value, float) and not isfinite(value) else value
 
 
 def run_document(plan: Plan) -> dict[str, Any]:

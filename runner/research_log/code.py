@@ -8,6 +8,7 @@ from hashlib import file_digest, sha256
 from pathlib import Path, PurePosixPath
 
 from runner.plan.command import sh
+from runner.plan.plan import Revision
 from runner.world.world import Fact, Result
 
 # ------------------------------------------------------------------------------------ code
@@ -83,14 +84,6 @@ def is_product(name: str, artifacts: tuple[str, ...]) -> bool:
     if parts[0] in ("runs", "run.log", ".venv") or "__pycache__" in parts:
         return True
     return any(PurePosixPath(name).is_relative_to(artifact.rstrip("/")) for artifact in artifacts)
-
-
-@dataclass(frozen=True)
-class Revision:
-    """The commit the tree is at and the files of the phase that differ from it; no commit outside git."""
-
-    commit: str | None
-    changed: tuple[str, ...] = ()
 
 
 def revision_of(root: Path, phase: str, artifacts: tuple[str, ...]) -> Fact[Revision]:

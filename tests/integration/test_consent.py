@@ -35,6 +35,28 @@ def test_the_digest_runs_the_plan_and_is_spent_by_it(shown: Done, research_log: 
     assert [path.name for path in (research_log.log / "phase1-test/runs").iterdir()] == ["0001-train"]
 
 
+def test_the_words_of_the_document_run_the_plan(
+    research_log: Lab, runner: Runner, home: Path, tmp_path: Path
+) -> None:
+    folder = research_log.add_phase(args={"text": "x"})
+    words = (*TRAIN, """phase.jobs.train.args.text='it is; $(id) "a"'""", *research_log.args)
+    plan = runner(*words, "output=json", cwd=tmp_path).plan
+    assert plan["values"] == {"text": 'it is; $(id) "a"'}
+    done = subprocess.run(plan["confirm"], cwd=tmp_path, env=runner_env(home), capture_output=True, text=True)
+    assert done.returncode == 0, done
+    assert plan["digest"] in done.stdout and "setup" not in done.stdout, "what was shown is not shown again"
+    kept = json.loads((folder / "runs/0001-train/plan.json").read_text())
+    assert {key: plan[key] for key in plan if key != "confirm"} == {
+        key: kept[key] for key in plan if key in kept
+    }
+
+
+def test_what_may_not_run_has_no_words_to_run_it(research_log: Lab, runner: Runner) -> None:
+    research_log.add_phase(deps=["numpy"])
+    plan = runner(*TRAIN, "require_preflight=true", "output=json", *research_log.args).plan
+    assert (plan["refused"], plan["confirm"]) == (True, None)
+
+
 def test_any_other_digest_is_refused_and_the_plan_of_now_is_shown(
     shown: Done, research_log: Lab, runner: Runner
 ) -> None:
@@ -198,9 +220,16 @@ def test_two_at_once_run_it_once(research_log: Lab, home: Path, tmp_path: Path, 
 def test_a_plan_document_is_what_is_promised(shown: Done) -> None:
     plan = shown.plan
     assert list(plan) == [
-        *("format", "digest", "action", "phase", "effect", "instance", "run", "reason", "notes", "monitor"),
-        "steps",
+        *("format", "digest", "action", "phase", "effect", "instance", "run", "reason", "refused", "notes"),
+        *("monitor", "values", "code", "details", "steps", "confirm"),
     ]
+    assert (plan["refused"], plan["values"], plan["code"]) == (
+        False,
+        {"epochs": 3},
+        {"commit": None, "changed": []},
+    )
+    assert plan["details"]["values"] == "epochs 3"
+    assert plan["confirm"][-1] == f"confirm={plan['digest']}" and "action=train" in plan["confirm"]
     assert plan["instance"] == {"name": "local", "provider": "local", "type": None, "usd_per_hour": 0.0}
     assert (plan["action"], plan["phase"], plan["effect"]) == ("train", "phase1-test", "change")
     assert [step["name"] for step in plan["steps"]] == ["setup", "start"]

@@ -46,7 +46,9 @@ def normalised(text: str, lab: Lab) -> str:
         text = text.replace(place, name)
     text = re.sub(r"(--find-links \S+|--torch-backend \w+)", "--find-links /wheels", text)
     text = re.sub(r"(?m)^(  code      ).*", r"\1…", text)
+    text = re.sub(r'("code": )("[^"]*"|\{"commit": [^}]*\})', r"\1…", text)
     text = re.sub(r"\S*python -m runner", "python -m runner", text)
+    text = re.sub(r'"[^"]*python", "-m", "runner"', '"python", "-m", "runner"', text)
     return re.sub(r"\bp[0-9a-f]{12}\b", "p" + "0" * 12, text)
 
 
