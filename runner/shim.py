@@ -983,24 +983,74 @@ def look(args: argparse.Namespace) -> int:
     Left out is what can be made again: `--without` (the environment), caches, what steers a run, and what git
     cloned and nobody changed.
     """
-    if not os.path.isdir("."):
-        raise NotADirectoryError("the root")
-    runs = [dict(state_of(folder), folder=folder) for folder in run_folders()]
     answer = Answer()
-    for found in runs:
-        if is_held(found["folder"]):
-            found["state"] = "running"  # also when its exit code is known: something of it goes on
-        answer.document({"run": found})
     left_out = set()  # type: set[str]
     for path in map(os.path.expanduser, args.without):
         above, name = os.path.split(os.path.abspath(path))
         left_out |= {os.path.realpath(path), os.path.join(os.path.realpath(above), name)}
-    for record in records(list(everything(left_out)), with_sums=not args.stamps):
-        if record["state"] == "link" and leads_outside(record["path"]):
-            record["state"] = "outside"
-        answer.document({"file": record})
+    if os.path.isdir(os.path.expanduser(args.root)):  # else there is nothing
+        for folder in run_folders():
+            found = dict(state_of(folder), folder=folder)
+            if is_held(folder):
+                found["state"] = "running"  # also when its exit code is known: something of it goes on
+            answer.document({"run": found})
+        for record in records(everything(left_out), with_sums=not args.stamps):
+            if record["state"] == "link" and leads_outside(record["path"]):
+                record["state"] = "outside"
+            answer.document({"file": record})
+    if args.home:
+        root = os.path.realpath(os.path.expanduser(args.root))
+        for entry in home_entries(left_out | {root}):
+            answer.document({"home": entry})
     answer.end()
     return 0
+
+
+# What a machine, its shells and its tools keep in a home folder and make again by themselves.
+OF_TOOLS = re.compile(
+    r"\.(bash|zsh|profile|z?login|inputrc|hushlogin|sudo_as_admin|motd|cache|local|config|ssh|gnupg|nv|triton"
+    r"|python_history|ipython|jupyter|viminfo|vim|lesshst|wget-hsts|selected_editor|Xauthority|gitconfig"
+    r"|vscode-server|cursor-server|conda|npm|cargo|rustup|docker|dotnet|tmux|screen|keras|matplotlib|nvm)"
+)
+
+
+def home_entries(left_out: "set[str]") -> "list[dict]":  # type: ignore[type-arg]
+    """What is in the home folder: of each entry the number of its files, their bytes and the newest change.
+
+    Left out are the root, what tools keep there, and other disks, which do not end with the machine.
+    """
+    home = os.path.realpath(os.path.expanduser("~"))
+    if is_absent(home):
+        return []
+    if not os.access(home, os.R_OK | os.X_OK):
+        return [{"name": ".", "files": 1, "bytes": 0, "newest": 0}]  # whatever it may hold
+    found = []
+    for name in sorted(os.listdir(home)):
+        path = os.path.join(home, name)
+        if OF_TOOLS.match(name) or path in left_out:
+            continue
+        try:
+            num, size, newest = sum_up(path, left_out, os.stat(home).st_dev)
+        except OSError:
+            num, size, newest = 1, 0, 0  # it is there, and cannot be looked at
+        if num:
+            found.append({"name": name, "files": num, "bytes": size, "newest": newest})
+    return found
+
+
+def sum_up(path: str, left_out: "set[str]", device: int) -> "tuple[int, int, int]":
+    """(files, bytes, newest change in ns) of a file, or of all below a folder on this disk."""
+    info = os.lstat(path)
+    if info.st_dev != device or (os.path.islink(path) and os.path.realpath(path) in left_out):
+        return 0, 0, 0
+    if not stat.S_ISDIR(info.st_mode):
+        return 1, info.st_size, max(info.st_mtime_ns, info.st_ctime_ns)
+    num, size, newest = 0, 0, 0
+    for entry in os.scandir(path):
+        if entry.path not in left_out and entry.name != "__pycache__":
+            more = sum_up(entry.path, left_out, device)
+            num, size, newest = num + more[0], size + more[1], max(newest, more[2])
+    return num, size, newest
 
 
 def leads_outside(path: str) -> bool:
@@ -1953,7 +2003,7 @@ def parser() -> argparse.ArgumentParser:
     reading.add_argument("--lines", type=int)
     for asked in (state, stop, health, refuse):
         verb(asked, "run", token="")
-    verb(look, stamps=False, without=[])
+    verb(look, stamps=False, without=[], home=False)
     verb(files, "folder").add_argument("names", nargs="*")
     verb(send, "folder")
     verb(status, venv="", metrics="metrics.jsonl")
@@ -1983,7 +2033,7 @@ def main(argv: "list[str]") -> int:
     elif not is_absent(root) or args.verb in ("run", "refuse", "send"):
         say("%s is no folder that can be entered" % args.root)
         return 66
-    elif args.verb in ("state", "log", "look", "files", "health", "stop"):
+    elif args.verb in ("state", "log", "files", "health", "stop"):
         answer_with({"state": "absent"} if args.verb != "files" else {"origin": ""})
         return 0
     return int(args.function(args))
