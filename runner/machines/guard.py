@@ -13,7 +13,7 @@ from runner.errors import UsageError, choices
 from runner.machines.fleet import Fleet, alias_for
 from runner.machines.lambda_api import CloudInstance
 from runner.machines.ledger import Ledger, LedgerMachine
-from runner.machines.probe import HeldRun, MachineContents, RemoteFile, is_here
+from runner.machines.probe import HeldRun, HomeEntry, MachineContents, RemoteFile, is_here
 from runner.plan.command import Route, home_or_path, sh
 from runner.plan.next_command import spell_next
 from runner.plan.settings import Settings
@@ -109,6 +109,8 @@ class Guard:
     given_up_runs: tuple[HeldRun, ...] = ()
     given_up_files: tuple[RemoteFile, ...] = ()
     accepts_unseen: bool = False
+    home: tuple[HomeEntry, ...] = ()  # came into the home folder since our first look at the machine
+    given_up_home: tuple[HomeEntry, ...] = ()
     going: tuple[str, ...] = ()
     num_here: int = 0
     contents: str = ""
@@ -125,6 +127,8 @@ class Guard:
             parts.append(f"alive: {listed([run.folder for run in self.alive])}")
         if self.files:
             parts.append(f"not verified here: {listed([file.told for file in self.files])}")
+        if self.home:
+            parts.append(f"in its home folder: {listed([entry.told for entry in self.home])}")
         return "; ".join(parts) or None
 
     @property
@@ -132,7 +136,8 @@ class Guard:
         """What `discard` gives up, in words."""
         unseen = ("all that nobody can see",) if self.accepts_unseen else ()
         runs = (f"{run.folder}, which is alive, and all that it writes" for run in self.given_up_runs)
-        return (*unseen, *runs, *(file.told for file in self.given_up_files))
+        files = (file.told for file in self.given_up_files)
+        return (*unseen, *runs, *files, *(entry.told for entry in self.given_up_home))
 
     @property
     def basis(self) -> tuple[tuple[str, str], ...]:
@@ -168,10 +173,10 @@ def check_loss(
         return Guard(unknown_because="" if accepts else unseen, accepts_unseen=accepts and bool(unseen))
     astray = _elsewhere(settings, seen, machine, held)
     missing = _not_here(held, settings)
-    words = [word for word in settings.discard if word != UNREACHABLE]
-    meant = _DiscardSelection.of(words, held, missing)
+    meant = _DiscardSelection.of([w for w in settings.discard if w != UNREACHABLE], held, missing)
     alive = [run for run in held.runs if run.is_alive]
     dying = tuple(run for run in alive if run.folder in meant.runs)
+    new = _new_in_home(held, seen.ledger.by_id(machine.id))
     going = (*(run.folder for run in dying), *sorted(meant.phases & {_phase_of(run.folder) for run in dying}))
     return Guard(
         alive=tuple(run for run in alive if run not in dying),
@@ -180,6 +185,8 @@ def check_loss(
         accepts_unseen=accepts and bool(astray),
         given_up_runs=dying,
         given_up_files=tuple(file for file in missing if meant.gives_up(file)),
+        home=tuple(entry for entry in new if entry.path not in meant.home),
+        given_up_home=tuple(entry for entry in new if entry.path in meant.home),
         going=going,
         num_here=len(held.files) - len(missing),
         contents=_contents_sum(held, going),
@@ -211,11 +218,18 @@ def pushed_files(state: Path) -> frozenset[tuple[str, str]]:
     return frozenset(found)
 
 
+def _new_in_home(held: MachineContents, known: LedgerMachine | None) -> list[HomeEntry]:
+    """What is in the home folder and was not there, or was another, at our first look; else all of it."""
+    before = (known.home if known else None) or frozenset()
+    return [entry for entry in held.home if (entry.name, entry.stamp) not in before]
+
+
 def _contents_sum(held: MachineContents, going: tuple[str, ...]) -> str:
     """A checksum of all runs and files but for those that may change until the end, being given up alive."""
     runs = [(run.folder, f"{run.status.state} {run.status.exit_code}") for run in held.runs]
     files = [(file.path, file.checksum) for file in held.files]
-    kept = [row for row in sorted(runs + files) if not is_below_any(row[0], going)]
+    home = [(entry.path, entry.stamp) for entry in held.home]
+    kept = [row for row in sorted(runs + files + home) if not is_below_any(row[0], going)]
     return sha256(json.dumps([kept, going]).encode()).hexdigest()
 
 
@@ -268,13 +282,15 @@ class _DiscardSelection:
     runs: frozenset[str]
     paths: frozenset[str]
     phases: frozenset[str] = frozenset()  # the folders of those whose runs all go
+    home: frozenset[str] = frozenset()  # `~/data`
 
     @staticmethod
     def of(words: list[str], held: MachineContents, missing: tuple[RemoteFile, ...]) -> "_DiscardSelection":
         """A word that is a run's is only the run; UsageError where it may be one thing or another."""
         runs: set[str] = set()
         paths: set[str] = set()
-        for word in map(_plain, words):
+        home = {word.rstrip("/") for word in words if word.startswith("~/")}
+        for word in (_plain(word) for word in words if not word.startswith("~/")):
             named = [run.folder for run in held.runs if _ends_with(run.folder, word)]
             found = named or sorted({at for file in missing if (at := _named_part(file.path, word))})
             if word in found:
@@ -287,7 +303,7 @@ class _DiscardSelection:
             (runs if named else paths).update(found)
         stay = {_phase_of(run.folder) for run in held.runs if run.folder not in runs}
         phases = {phase for run in runs if (phase := _phase_of(run))} - stay
-        return _DiscardSelection(frozenset(runs), frozenset(paths), frozenset(phases))
+        return _DiscardSelection(*map(frozenset, (runs, paths, phases, home)))
 
     def gives_up(self, file: RemoteFile) -> bool:
         """Whether this file may go: it is named, or in a folder that is, or its runs are."""
@@ -327,6 +343,7 @@ def unmatched(discard: tuple[str, ...], held: MachineContents | None, loss: Guar
     if held is None:
         return ()
     paths = [*(run.folder for run in held.runs), *(file.path for file in held.files)]
+    paths += [entry.path for entry in held.home]
     known = [*paths, *(path.rpartition("/")[2] for path in paths)]
     notes = []
     for word in discard:
@@ -363,6 +380,7 @@ def rescue_lines(
         *where.logs(loss),
         *where.backups(loss),
         *where.copies(loss),
+        *where.home_copies(loss),
         *_unrescuable(loss),
     ]
     return (*dict.fromkeys(lines), f"to accept the loss: {where.giving_up(_named(loss))}")
@@ -432,15 +450,23 @@ class _Rescue:
             lines.append(f"to bring home what the links lead to: {copied}")
         return lines
 
-    def rsync(self, names: list[str], *options: str) -> str:
+    def home_copies(self, loss: Guard) -> list[str]:
+        """For what is in the home folder: rsync, into a folder of the machine's own here."""
+        names = [entry.name for entry in loss.home]
+        here = self.settings.paths.state / "home" / (self.machine.name or self.machine.id)
+        made = sh("mkdir", "-p", here).text
+        copied = self.rsync(names, there="~", here=str(here))
+        return [f"to bring it home, and then discard it: {made} && {copied}"] if names else []
+
+    def rsync(self, names: list[str], *options: str, there: str = "", here: str = "") -> str:
         """The command line that copies these files and folders from the machine's root into the one here."""
         config = None if self.settings.ssh.is_default else self.settings.ssh.config
         route = Route(alias_for(self.settings, self.machine), config)
-        there = sh("cd", home_or_path(self.settings.remote.root))
+        enter = sh("cd", home_or_path(there or self.settings.remote.root))
         keep = ("--backup", "--suffix=.before", "--from0", "--files-from=-")
-        fetch = route.rsync("-arRc", *keep, *options, there=there).text
+        fetch = route.rsync("-arRc", *keep, *options, there=enter).text
         listed = sh("printf", r"%s\0", *names).text
-        return f"{listed} | {fetch} {route.remote_dot} {sh(f'{self.settings.paths.root}/').text}"
+        return f"{listed} | {fetch} {route.remote_dot} {sh(f'{here or self.settings.paths.root}/').text}"
 
     def fetched(self, loss: Guard) -> list[RemoteFile]:
         """The files that can be fetched as they are."""
@@ -530,7 +556,8 @@ def _named(loss: Guard) -> list[str]:
     for depth in (3, 2, 1):
         if len(runs) + len(files) > _FEW:
             files = list(dict.fromkeys(_folder_of(path, depth) for path in files))
-    return [*([UNREACHABLE] if loss.unknown_because else []), *dict.fromkeys([*runs, *files])]
+    home = [entry.path for entry in loss.home]
+    return [*([UNREACHABLE] if loss.unknown_because else []), *dict.fromkeys([*runs, *files]), *home]
 
 
 def _typed(path: str) -> str:

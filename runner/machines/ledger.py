@@ -12,6 +12,7 @@ launched    name id alias type region usd_per_hour account     the machine is th
 settled     name                                               nothing of this name was rented
 seen        id name type region usd_per_hour ip state account  the list showed this
 gone        id                                                 the list no longer shows it
+home        id holds                                           what its home folder held before any job
 """
 
 import json
@@ -70,6 +71,7 @@ class LedgerMachine:
     accounts: frozenset[str] = frozenset()  # of the keys that asked for it or were shown it; empty: unknown
     runs: tuple["_StartedRun", ...] = ()  # since it was asked for, on this or another machine
     was_asked_for: bool = False  # by an intent of this ledger, not only known from the cloud's list
+    home: frozenset[tuple[str, str]] | None = None  # (name, stamp) of what was there at our first look
 
     @property
     def bound(self) -> str:
@@ -178,7 +180,7 @@ def entry_of(line: bytes) -> Entry | None:
     if not isinstance(entry, dict) or not isinstance(entry.get("at"), int | float):
         return None
     needed = {"intent": "name", "run": "name", "refused": "name", "doubt": "name", "settled": "name"}
-    needed |= {"launched": "id", "seen": "id", "gone": "id"}
+    needed |= {"launched": "id", "seen": "id", "gone": "id", "home": "id"}
     key = needed.get(str(entry.get("event")))
     return entry if key and isinstance(entry.get(key), str) else None
 
@@ -292,6 +294,14 @@ def _described(entry: Entry) -> Entry:
     return texts | ({"usd_per_hour": float(price)} if isinstance(price, int | float) and price else {})
 
 
+def _home(machines: dict[str, LedgerMachine], entry: Entry) -> None:
+    """The first look counts: what came later is somebody's work."""
+    machine, holds = machines.get(entry["id"]), entry.get("holds")
+    if machine and machine.home is None and isinstance(holds, dict):
+        told = frozenset((str(name), str(stamp)) for name, stamp in holds.items())
+        machines[entry["id"]] = replace(machine, home=told)
+
+
 _FOLDS = {
     "intent": _intent,
     "refused": _nothing_came,
@@ -301,6 +311,7 @@ _FOLDS = {
     "settled": _nothing_came,
     "seen": _seen,
     "gone": _gone,
+    "home": _home,
 }
 
 

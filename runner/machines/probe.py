@@ -100,11 +100,43 @@ class RemoteFile:
 
 
 @dataclass(frozen=True)
+class HomeEntry:
+    """A file or folder in the home folder beside the root; `stamp` changes when anything in it does."""
+
+    name: str
+    num_files: int
+    num_bytes: int
+    stamp: str
+
+    @property
+    def path(self) -> str:
+        """`~/data`."""
+        return f"~/{self.name}"
+
+    @property
+    def told(self) -> str:
+        """`~/data (3 files, 1.2 GB)`."""
+        files = "1 file" if self.num_files == 1 else f"{self.num_files} files"
+        return f"{self.path} ({files}, {_size(self.num_bytes)})"
+
+
+def _size(num_bytes: int) -> str:
+    """`1.2 GB`."""
+    size = float(num_bytes)
+    for unit in ("bytes", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"
+
+
+@dataclass(frozen=True)
 class MachineContents:
-    """All runs on the machine, and every file below its root that is not ours to make again."""
+    """All runs, every file below the root that is not ours to make again, and what is beside the root."""
 
     runs: tuple[HeldRun, ...] = ()
     files: tuple[RemoteFile, ...] = ()
+    home: tuple[HomeEntry, ...] = ()
 
 
 def ask_contents(
@@ -114,7 +146,8 @@ def ask_contents(
 
     `only_stamps`: what is there, without the checksums, which may take minutes.
     """
-    return Fact(question("look", "--without", venv, *(["--stamps"] if only_stamps else [])), _read_contents)
+    words = ("look", "--home", "--without", venv, *(["--stamps"] if only_stamps else []))
+    return Fact(question(*words), _read_contents)
 
 
 def _read_contents(result: Result) -> MachineContents | None:
@@ -125,7 +158,13 @@ def _read_contents(result: Result) -> MachineContents | None:
     files = tuple(_remote_file(told["file"]) for told in documents if "file" in told)
     if any(file.path == "." for file in files):
         return None  # the root itself cannot be read
-    return MachineContents(runs, files)
+    home = tuple(_home_entry(told["home"]) for told in documents if "home" in told)
+    return MachineContents(runs, files, home)
+
+
+def _home_entry(told: dict[str, Any]) -> HomeEntry:
+    stamp = f"{told['files']} {told['bytes']} {told['newest']}"
+    return HomeEntry(told["name"], told["files"], told["bytes"], stamp)
 
 
 def _held_run(told: dict[str, Any]) -> HeldRun:
@@ -141,7 +180,8 @@ def _remote_file(told: dict[str, Any]) -> RemoteFile:
 def states(held: MachineContents) -> tuple[tuple[str, str], ...]:
     """Each run and each file with its state: when one changes, so does this."""
     runs = [(run.folder, f"{run.status.state} {run.status.exit_code}") for run in held.runs]
-    return tuple(sorted(runs + [(file.path, file.stamp) for file in held.files]))
+    files = [(file.path, file.stamp) for file in held.files]
+    return tuple(sorted(runs + files + [(entry.path, entry.stamp) for entry in held.home]))
 
 
 def is_here(file: RemoteFile, root: Path) -> bool:

@@ -1,6 +1,7 @@
 """The verbs `wait` and `status`: whether a machine is usable, what it does and what it costs."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from runner.errors import CheckFailed, RunnerError, TryLater, UsageError
@@ -20,10 +21,13 @@ from runner.machines.probe import (
     NOT_REACHED,
     Activity,
     Cuda,
+    MachineContents,
     SshAnswer,
+    ask_contents,
     ask_cuda,
     ask_inside,
     ask_reach,
+    direct_question,
     is_cuda_wanted,
 )
 from runner.plan.next_command import spell_next
@@ -81,11 +85,23 @@ def wait(settings: Settings) -> Asking[Waited]:
         boot = yield from _look_inside(settings, boot, seen.now)
         check_alive(settings, boot.instance)
         if boot.reach and boot.reach.answered and (boot.cuda is None or boot.cuda.works):
+            yield from _remember_home(settings, seen, boot.instance)
             return _waited(settings, seen, boot, started)
         _check_cuda(settings, boot, seen.now)
         _check_time(settings, seen, boot, started)
         yield Pause(_POLL_S, _progress(settings, seen, boot))
         seen, boot = yield from _look_again(settings, seen, boot)
+
+
+def _remember_home(settings: Settings, seen: Fleet, machine: CloudInstance) -> Asking[None]:
+    """What the home folder holds before any job: whatever comes later keeps the machine from its end."""
+    known = seen.ledger.by_id(machine.id)
+    if known is None or known.home is not None:
+        return
+    question = partial(direct_question, settings, machine, settings.remote.root)
+    held: MachineContents | None = yield ask_contents(question, settings.remote.venv, only_stamps=True)
+    if held is not None and not held.runs and not held.files:
+        yield Record.of("home", id=machine.id, holds={entry.name: entry.stamp for entry in held.home})
 
 
 def _first_sight(settings: Settings) -> Asking[Fleet]:

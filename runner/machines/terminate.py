@@ -157,6 +157,8 @@ def _details(
         rows.append(
             ("holds", f"{num_runs} run(s), {num_files} file(s), {loss.num_here} of them verified here")
         )
+        if new := [entry.told for entry in (*loss.home, *loss.given_up_home)]:
+            rows.append(("home", listed(new)))
     else:
         rows.append(("holds", f"nobody can see it: {no_answer(machine)}"))
     return tuple(rows)

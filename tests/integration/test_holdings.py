@@ -25,6 +25,7 @@ class Place:
     """The root of jobs on a machine."""
 
     root: Path
+    home: str = "/nonexistent"
 
     def file(self, name: str, text: str = "x") -> Path:
         """A file there."""
@@ -56,6 +57,7 @@ class Place:
             user=NOBODY if is_root else None,
             input=SHIM.read_bytes(),
             cwd="/",
+            env={"HOME": self.home, "PATH": os.environ["PATH"]},
         )
         return asked.read(Result(done.returncode, done.stdout, done.stderr))
 
@@ -163,6 +165,25 @@ def test_everything_below_the_root_counts_but_what_is_made_again(place: Place) -
     for name in counted:
         place.file(name)
     assert set(place.files()) == counted
+
+
+def test_beside_the_root_counts_what_no_tool_made(place: Place) -> None:
+    place.home = str(place.root.parent)
+    place.file("log/phase1-x/w.pt")
+    for name in ("../.bashrc", "../.cache/x", "../.ssh/authorized_keys", "../.local/bin/uv"):
+        place.file(name)
+    place.file("../data/a/one", "123")
+    place.file("../data/two", "45")
+    place.file("../note")
+    (place.root.parent / "empty").mkdir()
+    held = place.ask()
+    assert held is not None
+    told = [(entry.name, entry.num_files, entry.num_bytes) for entry in held.home]
+    assert told == [("data", 2, 5), ("note", 1, 1)]
+    place.root = place.root.parent / "nowhere"  # hides nothing beside it
+    held = place.ask()
+    assert held is not None and [entry.name for entry in held.home] == ["data", "note", "root"]
+    place.root = place.root.parent / "root"
 
 
 def test_the_environment_may_be_a_link_to_another_disk(place: Place) -> None:

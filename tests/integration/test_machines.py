@@ -144,8 +144,15 @@ def test_a_machine_from_nothing_to_nothing(rent: Callable[..., Renting]) -> None
     assert [r["state"] for r in instance["runs"]] == ["ended"]
     assert 0 <= instance["idle_s"] <= instance["up_s"] + 1
 
+    renting.ssh(
+        "mkdir -p other .cache; echo 123 >other/data.bin; echo x >.cache/x; echo x >Fractal/notes.txt"
+    )
     plan = renting.json("action=terminate")
-    assert "checkpoints/a.pt" in plan["reason"]
+    for name in ("checkpoints/a.pt", "notes.txt", "~/other (1 file, 4 bytes)"):
+        assert name in plan["reason"]
+    assert ".cache" not in plan["reason"]
+    assert "~/other (1 file, 4 bytes)" in renting("action=terminate").stdout
+    renting.ssh("rm -r other Fractal/notes.txt")
     refused = renting("action=terminate", f"confirm={plan['digest']}")
     assert (refused.exit_code, len(renting.cloud.alive())) == (77, 1)
     here = renting.folder / phase.removeprefix("Fractal/") / "checkpoints"

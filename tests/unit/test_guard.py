@@ -21,7 +21,7 @@ from runner.machines.fleet import Fleet, find_machine
 from runner.machines.guard import Declared, Guard, check_loss, rescue_lines
 from runner.machines.lambda_api import CloudInstance, terminate_request
 from runner.machines.ledger import Ledger, fold
-from runner.machines.probe import HeldRun, MachineContents, RemoteFile
+from runner.machines.probe import HeldRun, HomeEntry, MachineContents, RemoteFile
 from runner.machines.ssh_config import removal_step
 from runner.machines.terminate import observed, recheck
 from runner.plan.plan import Effect, Plan, Request, Step, Target, WriteFile
@@ -223,6 +223,23 @@ def test_a_link_that_leads_out_of_the_root_is_told_and_given_up_by_its_name(desk
     copied, why, _ = rescue_lines(desk.settings(), desk.machine, loss, DECLARED)
     assert "--copy-unsafe-links" in copied and "discard" in why
     assert desk.loss(there, "discard=[big]").reason is None
+
+
+def test_what_came_into_the_home_folder_since_our_first_look_keeps_the_machine(desk: Desk) -> None:
+    old, new = HomeEntry("old", 1, 10, "1 10 5"), HomeEntry("my data", 3, 12 * 10**9, "3 12 7")
+    there = MachineContents(home=(old, new))
+    assert "~/old (1 file, 10 bytes), ~/my data (3 files, 12 GB)" in (desk.loss(there).reason or "")
+    desk.entries.append({"event": "home", "at": LAUNCHED + 9, "id": ID, "holds": {"old": old.stamp}})
+    desk.entries.append({"event": "home", "at": LAUNCHED + 99, "id": ID, "holds": {"my data": new.stamp}})
+    loss = desk.loss(there)
+    assert loss.home == (new,), "the first look counts"
+    copy, accept = rescue_lines(desk.settings(), desk.machine, loss, DECLARED)
+    assert "rsync" in copy and "my data" in copy
+    typed = shlex.split(accept.removeprefix("to accept the loss: "))[-1]
+    given_up = desk.loss(there, typed)
+    assert given_up.reason is None and given_up.accepted == (new.told,)
+    changed = replace(there, home=(replace(old, stamp="2 11 9"),))
+    assert desk.loss(changed).home == changed.home and desk.loss(changed).contents != loss.contents
 
 
 def test_the_whole_path_means_that_path_though_another_ends_in_it(desk: Desk) -> None:
