@@ -10,7 +10,7 @@ from runner.plan.plan import MembersResult, Plan, PlanResult, Request, Step, Ste
 from runner.plan.settings import LOCAL
 from runner.research_log.runs import tail_of
 from runner.research_log.sweep_results import members_result
-from runner.world.files import claim_run, record_result
+from runner.world.files import claim_run, record_result, write_tools
 from runner.world.live import Transport, answer
 from runner.world.screen import Screen
 from runner.world.world import Result
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from runner.machines.launch_protocol import Outcome
 
 
+_AGAIN_AFTER_S = (1.0, 2.0, 4.0, 8.0, 15.0)  # how often a step is asked again that the link failed
 Tell = Callable[[str], None]
 
 
@@ -34,6 +35,7 @@ def apply(plan: Plan, transport: Transport, screen: Screen, tell: Tell) -> PlanR
     if plan.starts_run and plan.target.provider != LOCAL and transport.has_rented():
         # before anything runs there: whoever ends a machine that does not answer has to know of it
         transport.record({"event": "run", "name": plan.target.name, "run": plan.run_folder})
+    write_tools(plan.tools)
     claim_run(plan)
     done: list[StepResult] = []
     try:
@@ -105,7 +107,13 @@ def _taken(step: Step, transport: Transport, screen: Screen) -> Result:
     try:
         if isinstance(step.action, WriteFile):
             return transport.write(step.action, screen)
-        return transport.shell(step, screen)
+        result = transport.shell(step, screen)
+        for seconds in _AGAIN_AFTER_S if step.repeats else ():
+            if result.exit_code != 255 or result.interrupted:
+                break
+            transport.pause(seconds, f"no link for {step.name}; trying again in {seconds:.0f} s")
+            result = transport.shell(step, screen)
+        return result
     except KeyboardInterrupt:
         return Result(130, interrupted=True)
     finally:
@@ -161,7 +169,7 @@ def _tell_sent(sent: "Outcome", tell: Tell) -> None:
 
 def _own_code(step: Step, result: Result) -> int:
     """The exit code to report: 255 of ssh, or of rsync over ssh, means that the machine was not reached."""
-    not_reached = result.exit_code == 255 and not step.carries_on and "ssh " in step.command
+    not_reached = result.exit_code == 255 and not step.carries_on and bool(step.tools)
     return 69 if not_reached else result.exit_code
 
 

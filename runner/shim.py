@@ -18,6 +18,7 @@ What a machine prints before (a greeting, a start-up file) is passed over; an an
 import argparse
 import errno
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -34,6 +35,8 @@ BEGIN = b"\x1e<<fractal begin>>\n"
 END = b"<<fractal end %d>>\n"
 
 NOT_ASKED = "no answer to what was asked"
+OWN_PATH = os.path.abspath(globals().get("__file__", ""))  # none where it came by standard input
+
 REFUSED, NOT_REACHED, NO_ANSWER, NO_RUN, LOST, DIFFERS, NO_SPACE = 77, 255, 69, 69, 137, 65, 74
 
 # What every connection of ours needs, whatever the person's configuration says for all hosts: the first
@@ -296,6 +299,8 @@ def launch(args: argparse.Namespace, is_detached: bool) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX)  # whoever starts it at this moment
         if os.path.exists(os.path.join(folder, "token")):
             return 0 if is_detached else REFUSED
+        for name, text in GIVEN.get("files", {}).items():
+            write_whole(os.path.join(folder, name), text.encode(errors="surrogateescape"))
         reserve(folder, args.token or "-")
     except OSError as error:
         say("the run could not be started, and will not be: %s" % error)
@@ -500,17 +505,26 @@ def stop(args: argparse.Namespace) -> int:
     """TERM to the processes of the run, KILL to those that are left after ten seconds."""
     told = state_of(args.run, args.token)
     if told["state"] == "absent":
-        answer_with({"error": "no such run" if not told.get("anothers") else "started by another plan"})
+        why = "another plan started this run" if told.get("anothers") else "there is no such run"
+        answer_with({"said": why})
         return NO_RUN
-    left = end_processes(args.run) if told["state"] == "running" else []
+    left = end_processes(args.run) if told["state"] == "running" or is_held(args.run) else []
+    told = state_of(args.run, args.token)
     if left:
-        answer_with({"error": "the run is still alive: %s" % " ".join(map(str, left))})
-        return 70
-    answer_with(state_of(args.run, args.token))
-    return 0
+        told["said"] = "the run is still alive: %s" % " ".join(map(str, left))
+    elif told["state"] == "ended":
+        told["said"] = "ended with exit code %d" % told["exit_code"]
+    else:
+        told["said"] = "gone, without an exit code"
+    answer_with(told)
+    return 70 if left else 0
 
 
-def answer_with(document: object) -> None:
+def answer_with(document: "dict[str, object]") -> None:
+    """One document as the whole answer; on a terminal, or where a person asked, what it says in words."""
+    if GIVEN.get("plain") and "said" in document:
+        print(document["said"], flush=True)
+        return
     answer = Answer()
     answer.document(document)
     answer.end()
@@ -703,6 +717,15 @@ def log(args: argparse.Namespace) -> int:
     return 0
 
 
+def planned_token(run: str) -> str:
+    """By which the plan in a run's folder here told its run from another's of the same name."""
+    try:
+        with open(os.path.join(run, "plan.json")) as file:
+            return str(json.load(file).get("token", ""))
+    except (OSError, ValueError, AttributeError):
+        return ""
+
+
 def last_lines(source: int, num: int) -> bytes:
     """The last lines of a file, read from its end."""
     end = at = os.fstat(source).st_size
@@ -756,6 +779,51 @@ def sum_of(source: int, size: int) -> str:
     return digest.hexdigest()
 
 
+def show(args: argparse.Namespace) -> int:
+    """Print a run's log here, as it grows, until the run is over; ends with the job's exit code."""
+    path, at = os.path.join(args.run, "log"), 0
+    while True:
+        is_over = state_of(args.run)["state"] != "running"  # looked at before the size
+        size = size_of(path)
+        if size > at:
+            with open(path, "rb") as file:
+                copy_range(file.fileno(), 1, at, size - at)
+            at = size
+        elif is_over:
+            break
+        else:
+            time.sleep(0.1)
+    code = exit_code_of(args.run)
+    if code is None:
+        say("lost: no exit code was left (kill -9, or a restart)")
+        return LOST
+    return code
+
+
+def last(args: argparse.Namespace) -> int:
+    """The last lines of a machine's log; of what is here of it when that is all, or when nobody answers."""
+    here = os.path.join(args.run, "log")
+    data = None
+    if exit_code_of(args.run) is None:
+        process = ask_machine(
+            args, ["log", args.run, "--lines", str(args.lines), "--token", planned_token(args.run)]
+        )
+        try:
+            parts = list(Parts(process.stdout.fileno()))  # type: ignore[union-attr]
+            data = b"".join(text for kind, text in parts if kind == b"d") if parts else None
+            if not any(kind == b"d" for kind, _ in parts):
+                data = None
+        except Incomplete:
+            say("%s does not answer; this is what is here of the log" % args.alias)
+        finally:
+            end_process(process)
+    if data is None:
+        with open(here, "rb") as file:
+            data = last_lines(file.fileno(), args.lines)
+    write_all(1, data)
+    return 0
+
+
 def follow(args: argparse.Namespace) -> int:
     """Prints a machine's log from where the log here ends, through every loss of the link, until the run ends.
 
@@ -764,20 +832,17 @@ def follow(args: argparse.Namespace) -> int:
     run, 137 where it is lost.
     """
     here = os.path.join(args.run, "log")
-    os.makedirs(args.run, exist_ok=True)
-    try:
-        fcntl.flock(9, fcntl.LOCK_EX)
-    except OSError:
-        pass  # typed by hand, without a lock
+    be_the_only_follower()
     known = exit_code_of(args.run)
     if known is not None:
         return known
-    pause, tries = 0, 0
+    link_newest(args.run)
+    pause, tries, out = 0, 0, 1
     while True:
         time.sleep(pause)
         at = size_of(here)
         try:
-            told, noise = follow_once(args, at)
+            told, noise = follow_once(args, at, out)
         except BrokenPipeError:
             say("nobody keeps the log here any more; the job runs on")
             return NO_SPACE
@@ -805,6 +870,15 @@ def follow(args: argparse.Namespace) -> int:
         else:
             say("the log cannot be written here; the job runs on")
             pause = min(max(1, pause * 2), 30)
+            out = os.open(here, os.O_WRONLY | os.O_APPEND)  # tee gives a file up at its first failure
+
+
+def be_the_only_follower() -> None:
+    """By the lock that the line which started us holds for us and for tee."""
+    try:
+        fcntl.flock(9, fcntl.LOCK_EX)
+    except OSError:
+        pass  # typed by hand, without a lock
 
 
 def say_no_link(args: argparse.Namespace, noise: str, pause: int) -> None:
@@ -819,7 +893,6 @@ def compared(args: argparse.Namespace, here: str, told: dict) -> "int | None":  
         size = os.fstat(file.fileno()).st_size
         if size != told["size"] or sum_of(file.fileno(), size) != told["sha256"]:
             return None
-    link_newest(args.run)
     if told["state"] == "lost":
         say("lost: no exit code was left (a reboot, or kill -9)")
         return LOST
@@ -834,18 +907,21 @@ def keep_differing(here: str) -> None:
     os.truncate(here, 0)
 
 
-def follow_once(args: argparse.Namespace, at: int) -> "tuple[dict | None, str]":  # type: ignore[type-arg]
+def follow_once(args: argparse.Namespace, at: int, out: int) -> "tuple[dict | None, str]":  # type: ignore[type-arg]
     """One connection: what became of the run, None when the link was lost; and what came instead."""
-    words = ["log", args.run, "--from", str(at), "--token", args.token]
+    words = ["log", args.run, "--from", str(at), "--token", planned_token(args.run)]
     process = ask_machine(args, words)
     parts = Parts(process.stdout.fileno())  # type: ignore[union-attr]
     told, noise = None, ""
     try:
         for kind, data in parts:
             if kind == b"d":
-                write_all(1, data)
+                write_all(out, data)
             elif kind == b"j":
                 told = json.loads(data.decode())
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
     except Incomplete as error:
         told = None
         if process.wait() != NOT_REACHED:
@@ -908,7 +984,7 @@ def ssh_words(args: argparse.Namespace) -> "list[str]":
 
 def own_text() -> bytes:
     """This very program."""
-    with open(__file__, "rb") as file:
+    with open(OWN_PATH, "rb") as file:
         return file.read()
 
 
@@ -922,7 +998,9 @@ def end_process(process: subprocess.Popen) -> None:  # type: ignore[type-arg]
 
 def ask(args: argparse.Namespace) -> int:
     """Print a machine's whole answer as it is; 69 when it does not end, with what came instead, 255 without a link."""
-    process = ask_machine(args, args.words)
+    process = ask_machine(args, args.words, **({"plain": True} if args.plain else {}))
+    if args.plain:
+        return passed_on(process)
     documents = []
     try:
         parts = Parts(process.stdout.fileno())  # type: ignore[union-attr]
@@ -940,6 +1018,12 @@ def ask(args: argparse.Namespace) -> int:
         answer.part(b"j", data)
     answer.end()
     return code
+
+
+def passed_on(process: subprocess.Popen) -> int:  # type: ignore[type-arg]
+    """What a machine says in words, for a person who reads along."""
+    shutil.copyfileobj(process.stdout, sys.stdout.buffer)  # type: ignore[arg-type]
+    return process.wait()
 
 
 def secrets(args: argparse.Namespace) -> int:
@@ -989,15 +1073,7 @@ def look(args: argparse.Namespace) -> int:
         above, name = os.path.split(os.path.abspath(path))
         left_out |= {os.path.realpath(path), os.path.join(os.path.realpath(above), name)}
     if os.path.isdir(os.path.expanduser(args.root)):  # else there is nothing
-        for folder in run_folders():
-            found = dict(state_of(folder), folder=folder)
-            if is_held(folder):
-                found["state"] = "running"  # also when its exit code is known: something of it goes on
-            answer.document({"run": found})
-        for record in records(everything(left_out), with_sums=not args.stamps):
-            if record["state"] == "link" and leads_outside(record["path"]):
-                record["state"] = "outside"
-            answer.document({"file": record})
+        look_below_root(answer, left_out, with_sums=not args.stamps)
     if args.home:
         root = os.path.realpath(os.path.expanduser(args.root))
         for entry in home_entries(left_out | {root}):
@@ -1056,6 +1132,24 @@ def sum_up(path: str, left_out: "set[str]", device: int) -> "tuple[int, int, int
 def leads_outside(path: str) -> bool:
     """Whether a link leads to something that is not below the root."""
     return os.path.exists(path) and not os.path.realpath(path).startswith(os.path.realpath(".") + os.sep)
+
+
+def look_below_root(answer: Answer, left_out: "set[str]", with_sums: bool) -> None:
+    """Each run and each file; of a file also whether it came from home, and nobody changed it since."""
+    for folder in run_folders():
+        found = dict(state_of(folder), folder=folder)
+        if is_held(folder):
+            found["state"] = "running"  # also when its exit code is known: something of it goes on
+        answer.document({"run": found})
+    pushed = {}  # type: dict[str, list[str]]
+    for path in sorted(os.listdir(".runner/pushed")) if os.path.isdir(".runner/pushed") else ():
+        pushed.update(pushed_in(os.path.join(".runner/pushed", path)))
+    for record in records(everything(left_out), with_sums):
+        if record["state"] == "link" and leads_outside(record["path"]):
+            record["state"] = "outside"
+        if record.get("sha256") in pushed.get(record["path"], ()):
+            record["pushed"] = True
+        answer.document({"file": record})
 
 
 def run_folders() -> "list[str]":
@@ -1379,6 +1473,7 @@ def fetch_once(args: argparse.Namespace) -> int:
     return 0
 
 
+ZEROS = bytes(1 << 20)
 INCOMING = os.path.join("runs", ".incoming")
 
 
@@ -1446,6 +1541,8 @@ def bring(args: argparse.Namespace, wanted: "list[dict]", home: "Home") -> "list
                 told = json.loads(data.decode())
                 at = by_path[told["path"]] if "error" not in told else None
                 into = opened(told) if at else None
+            elif kind == b"d" and into and data == ZEROS[: len(data)]:
+                into.seek(len(data), os.SEEK_CUR)  # what is sparse there is sparse here
             elif kind == b"d" and into:
                 into.write(data)
         is_whole = True
@@ -1480,6 +1577,7 @@ def finish(record: "dict | None", into, home: "Home", failed: "list[dict]") -> N
     """The file gets its name when it is the one that was recorded; else it is fetched anew."""
     if record is None or into is None:
         return
+    into.truncate()
     into.close()
     path = os.path.join(INCOMING, record["path"])
     arrived = checksum({"path": path, "size": record["size"]})
@@ -1967,42 +2065,83 @@ def clone(args: argparse.Namespace) -> int:
     return code
 
 
-def refuse(args: argparse.Namespace) -> int:
-    """77 where a run's name is another plan's: its code may be running, and must not be written over."""
-    return launch(args, is_detached=True) if is_anothers(args.run, args.token) else 0
+def prepare(args: argparse.Namespace) -> int:
+    """Ask a machine to take a push: the file says of which folder, for which run, and which files come."""
+    with open(args.file) as file:
+        push = json.load(file)
+    process = ask_machine(args, ["receive", push["folder"]], plain=True, push=push)
+    return passed_on(process)
+
+
+def receive(args: argparse.Namespace) -> int:
+    """The phase's folder for what is pushed next; what was pushed before and is gone at home goes here too.
+
+    77 where the run's name is another plan's: its code may be running, and must not be written over.
+    """
+    push = GIVEN["push"]
+    args.run, args.token = push.get("run", ""), push.get("token", "")
+    if args.run and is_anothers(args.run, args.token):
+        return launch(args, is_detached=True)  # which says why it is refused
+    os.makedirs(args.folder, exist_ok=True)
+    record = os.path.join(".runner", "pushed", args.folder.replace("/", "-") + ".json")
+    os.makedirs(os.path.dirname(record), exist_ok=True)
+    before, now = pushed_in(record), push["files"]
+    for name, sums in before.items():
+        if name not in now and os.path.isfile(name) and not os.path.islink(name):
+            if checksum({"path": name, "size": size_of(name)}) in sums:
+                remove(name)
+    known = {name: sorted({*before.get(name, ()), digest}) for name, digest in now.items()}
+    write_whole(record, json.dumps(known).encode())
+    return 0
+
+
+def pushed_in(record: str) -> "dict[str, list[str]]":
+    """The files that were pushed, each with the checksums that it ever had; none where nothing is recorded."""
+    try:
+        with open(record) as file:
+            return dict(json.load(file))
+    except (OSError, ValueError):
+        return {}
 
 
 # -------------------------------------------------------------------------------- the command line
 
 
+def add_verb(verbs, function, /, *positional: str, **options: object):  # type: ignore[no-untyped-def]
+    """What a verb takes: names of its place, then options by their defaults."""
+    made = verbs.add_parser(function.__name__, help=(function.__doc__ or "").partition("\n")[0])
+    made.set_defaults(function=function)
+    for name in positional:
+        made.add_argument(name)
+    for name, default in options.items():
+        flag = "--" + name.replace("_", "-")
+        if isinstance(default, bool):
+            made.add_argument(flag, action="store_true", dest=name)
+        elif isinstance(default, list):
+            made.add_argument(flag, action="append", default=[], dest=name)
+        else:
+            made.add_argument(flag, default=default, dest=name)
+    return made
+
+
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="shim", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--root", default=".", help="the folder to which all paths are relative")
+    parser.add_argument("--root", default=None, help="the folder to which all paths are relative")
     verbs = parser.add_subparsers(dest="verb", required=True)
 
-    def verb(function, /, *positional: str, **options: object) -> argparse.ArgumentParser:  # type: ignore[no-untyped-def]
-        made = verbs.add_parser(function.__name__, help=(function.__doc__ or "").partition("\n")[0])
-        made.set_defaults(function=function)
-        for name in positional:
-            made.add_argument(name)
-        for name, default in options.items():
-            flag = "--" + name.replace("_", "-")
-            if isinstance(default, bool):
-                made.add_argument(flag, action="store_true", dest=name)
-            elif isinstance(default, list):
-                made.add_argument(flag, action="append", default=[], dest=name)
-            else:
-                made.add_argument(flag, default=default, dest=name)
-        return made
-
+    verb = functools.partial(add_verb, verbs)
     machine = {"ssh": "", "config": "", "option": []}  # type: dict[str, object]
     for begin in (start, run):
-        verb(begin, "run", token="", venv="", adhoc=False).add_argument("words", nargs="+")
+        verb(begin, "run", token="", venv="", adhoc=False).add_argument("words", nargs="*")
     reading = verb(log, "run", token="")
     reading.add_argument("--from", dest="start", type=int, default=0)
     reading.add_argument("--lines", type=int)
-    for asked in (state, stop, health, refuse):
+    for asked in (state, health):
         verb(asked, "run", token="")
+    verb(stop, "run", token="", plain=False)
+    verb(show, "run")
+    verb(receive, "folder")
+    verb(prepare, "alias", "file", **machine)
     verb(look, stamps=False, without=[], home=False)
     verb(files, "folder").add_argument("names", nargs="*")
     verb(send, "folder")
@@ -2010,9 +2149,10 @@ def parser() -> argparse.ArgumentParser:
     verb(packages, "venv", uv="")
     verb(cuda)
     verb(reach)
-    verb(follow, "alias", "run", token="", **machine)
-    verb(fetch, "alias", "folder", **machine).add_argument("names", nargs="+")
-    verb(ask, "alias", **machine).add_argument("words", nargs="+")
+    verb(follow, "alias", "run", **machine)
+    verb(last, "alias", "run", **machine).add_argument("--lines", type=int, required=True)
+    verb(fetch, "alias", "folder", **machine).add_argument("names", nargs="*")
+    verb(ask, "alias", plain=False, **machine).add_argument("words", nargs="*")
     verb(secrets, file=[]).add_argument("names", nargs="*")
     given = dict.fromkeys(("uv_install", "python", "lock", "own", "data_done", "data_command"), "")
     verb(setup, "venv", uv="uv", cloned=False, override=[], **given).add_argument("words", nargs="*")
@@ -2020,22 +2160,41 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+# What is answered where the root is not there: no runs and no files, which was seen.
+NOTHING = {
+    "state": {"state": "absent"},
+    "log": {"state": "absent"},
+    "health": {"state": "absent"},
+    "stop": {"state": "absent", "said": "there is no such run"},
+    "files": {"origin": ""},
+}  # type: dict[str, dict[str, object]]
+
+
 def main(argv: "list[str]") -> int:
     """The exit code. Only `--root` is changed into; a root that is not there holds no runs and no files."""
-    args = parser().parse_args(argv)
+    at = argv.index("--") if "--" in argv else len(argv)
+    args = parser().parse_args(argv[:at])
+    for name in {"words", "names"} & set(vars(args)):
+        setattr(args, name, [*getattr(args, name), *argv[at + 1 :]])  # as they are, whatever they begin with
+    args.root = args.root or ("~/Fractal" if hasattr(args, "alias") else ".")
     root = os.path.expanduser(args.root)
-    if args.verb in ("start", "setup", "clone"):
+    if args.verb in ("start", "setup", "clone", "receive"):
         os.makedirs(root, exist_ok=True)
-    if args.verb in ("follow", "fetch", "ask"):
+    if getattr(args, "plain", False) and args.verb == "stop":
+        GIVEN["plain"] = True
+    if args.verb in ("follow", "fetch", "ask", "last", "prepare"):
+        args.ssh = args.ssh and os.path.abspath(args.ssh)
         return int(args.function(args))  # there the root is the machine's
+    if args.verb in ("reach", "cuda"):
+        return int(args.function(args))
     if os.path.isdir(root):
         os.chdir(root)
-    elif not is_absent(root) or args.verb in ("run", "refuse", "send"):
+    elif not is_absent(root) or args.verb in ("run", "send", "show"):
         say("%s is no folder that can be entered" % args.root)
         return 66
-    elif args.verb in ("state", "log", "files", "health", "stop"):
-        answer_with({"state": "absent"} if args.verb != "files" else {"origin": ""})
-        return 0
+    elif args.verb in NOTHING:
+        answer_with(NOTHING[args.verb])
+        return NO_RUN if args.verb == "stop" else 0
     return int(args.function(args))
 
 

@@ -10,10 +10,11 @@ from runner.environment.setup import needed_phase, setup_step
 from runner.errors import NeverStarted, Unreachable, UsageError, choices
 from runner.executors.base import Executor, RunFile, Submission, job_command
 from runner.executors.local import Local
-from runner.plan.command import Command, sh, with_shared_connection
+from runner.plan.command import Command, sh
 from runner.plan.next_command import MACHINE, line_of, spell_next
 from runner.plan.plan import Effect, Member, Plan, Revision, Step, Target, target_of
 from runner.plan.settings import LOCAL, Job, Phase, Settings, Value, script_text
+from runner.plan.tools import here_of
 from runner.research_log.code import Code, code_of, revision_of
 from runner.research_log.runs import (
     RunPaths,
@@ -32,12 +33,10 @@ from runner.world.world import Asking
 def _executor_of(settings: Settings) -> Executor:
     """How jobs run on that machine."""
     if settings.instance.is_local:
-        return Local(settings.paths.root, settings.paths.venv)
-    from runner.executors.ssh import Ssh
-    from runner.plan.command import route_of
+        return Local(here_of(settings), settings.paths.venv)
+    from runner.executors.ssh import Ssh, remote_of
 
-    remote = settings.remote
-    return Ssh(route_of(settings), remote.root, remote.venv, settings.paths.root)
+    return Ssh(remote_of(settings), settings.remote.venv)
 
 
 # What a preflight depends on; the values of a job or a sweep are not among it.
@@ -68,7 +67,7 @@ def _missing_preflight(settings: Settings, phase: Phase) -> str | None:
         return None
     words = [w for w in settings.typed if _OF_PREFLIGHT.fullmatch(w)]
     command = line_of(settings, *words, "action=preflight")
-    return f"no preflight of these dependencies has passed; first: {command}"
+    return f"no preflight has passed; first: {command}"
 
 
 @dataclass(frozen=True)
@@ -141,6 +140,7 @@ def planned(settings: Settings, declared: Job, work_of: Callable[[RunPaths], Wor
         members=work.members,
         results=work.results,
         arguments=settings.typed,
+        token=submission.token,
     )
     return _require_preflight(plan, settings, phase)
 
@@ -150,12 +150,10 @@ def _job_steps(settings: Settings, phase: Phase, code: Code, submission: Submiss
     if settings.instance.is_local:
         return (setup_step(settings, phase), *_executor_of(settings).submit(submission))
     from runner.jobs.transfer import backup_step, sync_step
-    from runner.plan.command import with_shared_connection
 
-    shared = with_shared_connection(settings, str(submission.paths.folder))
-    home = (backup_step(shared, phase),) if phase.artifacts else ()
-    job = _executor_of(shared).submit(submission)
-    return (sync_step(shared, phase, code, submission), setup_step(shared, phase), *job, *home)
+    home = (backup_step(settings, phase),) if phase.artifacts else ()
+    job = _executor_of(settings).submit(submission)
+    return (sync_step(settings, phase, code, submission), setup_step(settings, phase), *job, *home)
 
 
 def declared_job(settings: Settings, phase: Phase) -> Job:
@@ -249,6 +247,7 @@ def run(settings: Settings) -> Asking[Plan]:
         details=(("command", settings.command),),
         monitor=sh("tail", "-f", settings.paths.shown(here / "log")).text,
         arguments=settings.typed,
+        token=submission.token,
     )
 
 
@@ -277,8 +276,7 @@ def logs(settings: Settings) -> Asking[Plan]:
     started = started_run(settings)
     _check_started(settings, started)
     paths = paths_of(settings, started)
-    way = settings if settings.lines is not None else with_shared_connection(settings, str(paths.folder))
-    steps = _executor_for(way, started).logs(paths, settings.lines)
+    steps = _executor_for(settings, started).logs(paths, settings.lines)
     plan = Plan(
         action="logs",
         effect=Effect.READ,

@@ -1,115 +1,20 @@
 """sync and backup: the phase's code to the machine, and what its jobs made back home, both verified."""
 
+import json
 import os
+import re
 from pathlib import Path, PurePosixPath
 
 from runner.environment.setup import needed_phase
 from runner.errors import UsageError
 from runner.executors.base import Submission
-from runner.executors.ssh import refused
-from runner.machines.probe import FILE_STATE, RECORDS
-from runner.plan.command import Command, home_or_path, quote, route_of, sh, shell_word
+from runner.executors.ssh import Remote, remote_of
+from runner.plan.command import Command, quote, sh
 from runner.plan.plan import HERE, Effect, Plan, Step, target_of
-from runner.plan.settings import Phase, Settings, Source
-from runner.research_log.code import Code, code_of, is_product
+from runner.plan.settings import Phase, Settings
+from runner.plan.tools import Tool
+from runner.research_log.code import Code, code_of
 from runner.world.world import Asking
-
-_PARTIAL = ("--partial-dir=.rsync-partial",)  # an interrupted file is kept under another name
-
-# Runs here, in the phase's folder. A file that differs from its record is fetched into a folder apart
-# and gets its name only when it fits the record; one that changed meanwhile, or is being written, is
-# recorded and fetched again. What was here under that name is kept in runs/replaced, unless it was
-# brought from the very same place before (runs/.home remembers) or is how the file begins; and always when
-# the new one is cut short: a job that died while it saved leaves less than it had saved before. An rsync
-# that was killed leaves what it had fetched under a name of its own (.name.Xy12Zz), which nobody takes up
-# again. A disk that does not tell A from a has one file where the machine has two.
-BACKUP = """\
-set +e -o pipefail
-{state}
-theirs() {{ {theirs}
-}}
-fetch() {{ {fetch}
-}}
-differing() {{
-  while IFS=/ read -r -d "" sum size name; do
-    [ "$(state "$name")" = "$sum/$size" ] || printf "%s/%s/%s\\0" "$sum" "$size" "$name"
-  done; }}
-names() {{
-  while IFS=/ read -r -d "" sum size name; do
-    case "$sum" in open|unreadable) ;; *) printf "%s\\0" "$name";; esac; done; }}
-begins() {{ [ -f "$1" ] && [ ! -L "$1" ] && [ "$(head -c "$3" "$1" | sum)" = "$2" ]; }}
-fits() {{
-  [ "$(state "$1")" = "$sum/$size" ] || {{ of_lines "$1" && begins "$1" "$sum" "$size" &&
-    head -c "$size" "$1" >$new/cut && touch -r "$1" $new/cut && mv $new/cut "$1"; }}; }}
-mark() {{ printf "%s %s %s" "$origin" "$1" "$name" | tr "\\n" "?"; }}
-is_cut_short() {{
-  [ "$size" != link ] && [ "$size" -lt "${{was#*/}}" ] &&
-    {{ [ $((size*2)) -lt "${{was#*/}}" ] || begins "$name" "$sum" "$size"; }}; }}
-keep() {{
-  was=$(state "$name"); is_cut_short || ! grep -qxF "$(mark "$was")" runs/.home 2>/dev/null || return 0
-  ! begins "$new/files/$name" "${{was%/*}}" "${{was#*/}}" 2>/dev/null || return 0
-  kept=runs/replaced/${{was:0:8}}/$folder; mkdir -p "$kept" && cp -p "$name" "$kept" &&
-    echo "kept what was here of $name in $kept"; }}
-into_place() {{
-  folder=$(dirname "$name"; echo /); folder=${{folder%??}}; mkdir -p "$folder" || return
-  if [ -L "$name" ]; then rm "$name"; elif [ -f "$name" ]; then keep; else [ ! -e "$name" ]; fi &&
-    mv -f "$new/files/$name" "$folder/.incoming" && mv -f "$folder/.incoming" "$name" &&
-    {{ mark "$sum/$size"; echo; }} >>runs/.home; }}
-place() {{
-  placed=0; while IFS=/ read -r -d "" sum size name; do
-    if [ "$sum" = unreadable ]; then echo "cannot be read there: $name" >&2; hopeless=yes
-    elif fits "$new/files/$name"; then into_place || placed=74
-    else rm -f "$new/files/$name"; echo "not verified yet: $name" >&2; placed=65; fi
-  done; return $placed; }}
-brought() {{ tr "\\n\\0" "?\\n" <$new/theirs | cut -d/ -f3-; }}
-is_one_of_two() {{
-  brought | tr "[:upper:]" "[:lower:]" | sort | uniq -d | grep -q . &&
-    differing <$new/theirs | tr "\\n\\0" "?\\n" | cut -d/ -f3- | grep .; }}
-missing() {{
-  absent=; for name in {names}; do
-    name=${{name//$'\\n'/?}}
-    brought | grep -qxF -e "$name" || brought | grep -qF -e "$name/" || absent+=" $name"
-  done; [ -z "$absent" ] || echo "there is nothing on the machine of these artifacts:$absent"; }}
-mkdir -p {phase}/runs && cd {phase} && exec 9>>runs/.lock || exit
-flock 9 2>/dev/null || perl -e 'open(F, ">&=9") and flock(F, 2)'
-new=runs/.incoming; hopeless=; mkdir -p $new/files || exit
-find $new/files -type f -name ".*.??????" ! -path "*/.rsync-partial/*" -exec rm -f {{}} +
-for pause in 1 1 2 4 8 15 30 0; do
-  theirs >$new/all && {{ IFS= read -r -d "" origin; cat >$new/theirs; }} <$new/all &&
-    differing <$new/theirs >$new/wanted; code=$?
-  if [ $code = 0 ] && [ -s $new/wanted ]; then
-    names <$new/wanted | fetch; fetched=$?
-    place <$new/wanted; code=$?
-    [ $code = 0 ] || [ $fetched = 0 ] || code=$fetched
-  fi
-  [ $code != 0 ] || [ -z "$hopeless" ] || exit 65
-  if [ $code = 0 ]; then
-    ! is_one_of_two || {{ echo "not verified: this disk has one file for two of the machine" >&2; exit 65; }}
-    missing >&2
-    echo "verified: $(tr -dc "\\0" <$new/theirs | wc -c | tr -d " ") files"; rm -rf $new; exit 0
-  fi
-  sleep $pause
-done
-exit $code"""
-
-OUTSIDE = 'outside() { echo "not brought home: $1, a link to what no artifact names" >&2; }'
-
-# Names a folder on a machine, so that another machine behind the same name is told from it.
-ORIGIN = 'printf "%s\\0" "$(cat /etc/machine-id 2>/dev/null)-$(stat -c %i-%W .)"'
-
-# Runs on the machine. What runs made in the folder stays as it is, also where the repository has a file of
-# that name: it may be nine hours of work.
-CLONE = """\
-mkdir -p {root}/{folder} && cd {root}/{folder} || exit; from={git}; ref={ref}
-if [ "$(cat .git/cloned 2>/dev/null)" = "$from $ref" ] && git diff --quiet HEAD -- . {unless}; then
-  echo "nothing to do: this commit was cloned before"; exit
-fi
-made() {{ for name in {products}; do [ ! -e "$name" ] || find "$name" ! -type d -print0; done; }}
-rm -rf .source && git clone --quiet --recurse-submodules "$from" .source &&
-  git -C .source checkout --quiet --detach "$ref" &&
-  git -C .source submodule --quiet update --init --recursive &&
-  made | (cd .source && xargs -0 rm -f --) &&
-  rm -rf .git && cp -a .source/. . && rm -rf .source && echo "$from $ref" >.git/cloned"""
 
 
 def sync(settings: Settings) -> Asking[Plan]:
@@ -139,13 +44,15 @@ def sync_step(settings: Settings, phase: Phase, code: Code, submission: Submissi
 
     For a `submission` only where its run's name is not another plan's: that one's code may be running.
     """
-    alias = settings.alias
+    remote = remote_of(settings)
     if phase.source:
         return Step(
             "sync",
-            _clone(settings, phase, phase.source, submission),
-            on=alias,
+            _clone(remote, _folder_of(settings, phase), phase, submission),
+            on=remote.alias,
             reason=f"{phase.source.git} at {phase.source.ref}",
+            tools=remote.tools,
+            repeats=True,
         )
     if code.submodules:
         raise UsageError(
@@ -155,76 +62,79 @@ def sync_step(settings: Settings, phase: Phase, code: Code, submission: Submissi
         )
     inputs = _input_files(settings, phase)
     num = len(code.files) + len(inputs)
-    reason = (
-        f"{num} file{'s' * (num != 1)}, {_shown_bytes(code.num_bytes + _size_of(settings, inputs))} → {alias}"
+    size = _shown_bytes(code.num_bytes + _size_of(settings, inputs))
+    pushed = _push_file(remote, _folder_of(settings, phase), code, submission)
+    return Step(
+        "sync",
+        _push(remote, _folder_of(settings, phase), phase, code, inputs, pushed),
+        on=HERE,
+        reason=f"{num} file{'s' * (num != 1)}, {size} → {remote.alias}",
+        tools=(*remote.tools, pushed),
+        repeats=True,
     )
-    return Step("sync", _push(settings, phase, inputs, submission), on=HERE, reason=reason)
 
 
 def _push(
-    settings: Settings, phase: Phase, inputs: tuple[str, ...], submission: Submission | None
+    remote: Remote,
+    folder: str,
+    phase: Phase,
+    code: Code,
+    inputs: tuple[str, ...],
+    pushed: Tool,
 ) -> Command:
-    """git's list without the products of runs, through rsync; then what vanished here is removed there."""
-    folder = _folder_of(settings, phase)
-    route, root = route_of(settings), shell_word(home_or_path(settings.remote.root))
-    listed = sh(
-        *("git", "--no-optional-locks", "--literal-pathspecs", "ls-files"),
-        *("-co", "--exclude-standard", "-z", "--", folder),
-    ).text
-    every = sh(
-        "find", folder, "-name", ".git", "-prune", "-o", "(", "-type", "f", "-o", "-type", "l", ")", "-print0"
-    )
-    named = sh("printf", r"%s\0", *inputs).text if inputs else "true"
-    kept = (
-        f"while IFS= read -r -d '' f; do case \"$f\" in {_products(folder, phase)}) continue;; esac; "
-        '[ -f "$f" ] || [ -L "$f" ] || continue; printf \'%s\\0\' "$f"; done'
-    )
-    there = Command(f"mkdir -p {root} && cd {root}")
-    guard = None
-    if submission:
-        guard = Command(f"cd {root} || exit\n{refused(submission)}")
-        there = there & Command(f"{{ {refused(submission, quietly=True)}; }}")
-    progress = ("--progress",) if inputs else ()
-    rsync = route.rsync("-lptRc", "--from0", "--files-from=-", *_PARTIAL, *progress, there=there)
-    in_git = "git rev-parse --git-dir >/dev/null 2>&1"
-    files = f"{{ if {in_git}; then {listed}; else {every.text}; fi | {kept}; {named}; }}"
-    pushed = _pushed_list(settings, phase)
-    new = quote(f"{pushed}.new")
-    steps = [
-        f"mkdir -p {quote(str(pushed.parent))} && cd {quote(str(settings.paths.root))}",
-        f"{files} | tee {new} | {route.rsync_or_255(f'{rsync.text} ./ {route.remote_dot}', guard)}",
-        *_remove_vanished(settings, phase, pushed),
-        f"mv {new} {quote(str(pushed))}",
-    ]
-    return Command(f"(set -o pipefail; {' && '.join(steps)})")
+    """git's list without the products of runs, through rsync; the shim there makes the folder before, and
+    removes what was pushed once and is gone here."""
+    prepared = remote.call_shim("prepare", pushed.name)
+    listed = _git_list(folder, phase) if code.is_in_git else _plain_list(folder, phase)
+    rsync = f"rsync -lptRc0 --ignore-missing-args --files-from=- {_by_ssh(remote)}"
+    source = f"{folder}/" if ":" not in folder else f"./{folder}/"
+    line = f"{prepared.text} && {listed} | {rsync} {quote(source)} {_far(remote, folder)}"
+    if inputs:
+        options = f"--progress --partial-dir=.rsync-partial {_by_ssh(remote)}"
+        line += f" && rsync -lptRc {options} {sh(*inputs).text} {_far(remote)}"
+    return Command(line).within(remote.here.root)
 
 
-def _pushed_list(settings: Settings, phase: Phase) -> Path:
-    """The file that remembers what of the phase was pushed to the machine last, names ended by NUL."""
-    return settings.paths.state / "pushed" / settings.alias / phase.name
+def _push_file(remote: Remote, folder: str, code: Code, submission: Submission | None) -> Tool:
+    """What the machine has to know of a push: the folder, for which run it is, and each file's checksum."""
+    named = {"run": str(submission.paths.folder), "token": submission.token} if submission else {}
+    files = dict(zip(code.files, code.sums, strict=True))
+    push = {"folder": folder, **named, "files": files}
+    return remote.here.tool("", json.dumps(push, indent=0, sort_keys=True) + "\n", folder="push", end=".json")
 
 
-def _remove_vanished(settings: Settings, phase: Phase, pushed: Path) -> tuple[str, ...]:
-    """The command that removes there what was pushed before and is gone here; none when nothing is."""
-    if not pushed.is_file():
-        return ()
-    folder, root = _folder_of(settings, phase), settings.paths.root
-    before = [os.fsdecode(name) for name in pushed.read_bytes().split(b"\0") if name]
-    gone = [
-        name
-        for name in before
-        if name.startswith(f"{folder}/")
-        and not is_product(name[len(folder) + 1 :], phase.artifacts)
-        and not os.path.lexists(root / name)
-    ]
-    remove = sh("rm", "-f", "--", *gone).within(home_or_path(settings.remote.root))
-    return (route_of(settings).ssh(remove).text,) if gone else ()
+def _by_ssh(remote: Remote) -> str:
+    """rsync's option that makes it use our configuration."""
+    return f"-e {quote(f'ssh -F {remote.ssh_tool.name}')}"
 
 
-def _products(folder: str, phase: Phase) -> str:
-    """The patterns of `case` for what runs made: as facts/research_log.is_product says."""
-    each = [quote(str(PurePosixPath(folder, name))) for name in _product_names(phase)]
-    return "|".join([*(f"{path}|{path}/*" for path in each), "*/__pycache__/*"])
+def _far(remote: Remote, folder: str = "") -> str:
+    """A folder below the root of the machine, as rsync names it; `-s` where a shell there would read it."""
+    root = remote.root.removeprefix("~/") if remote.root != "~" else "."
+    path = str(PurePosixPath(root, folder)) + "/"
+    plain = quote(path) == path
+    return f"{'' if plain else '-s '}{quote(f'{remote.alias}:{path}')}"
+
+
+def _git_list(folder: str, phase: Phase) -> str:
+    """git's own list of the folder, from within it, but for what runs made."""
+    left_out = [_pathspec(name) for name in _product_names(phase)]
+    return sh("git", "-C", folder, "ls-files", "-zco", "--exclude-standard", *left_out).text
+
+
+def _pathspec(name: str) -> str:
+    """What git leaves out: `:!name`, spelled out where the name could mean more."""
+    if re.fullmatch(r"[\w.][\w./*?-]*", name):
+        return f":!{name}"
+    return f":(exclude{'' if re.search('[*?]', name) else ',literal'}){name}"
+
+
+def _plain_list(folder: str, phase: Phase) -> str:
+    """All files of a folder outside git, but for what runs made."""
+    left_out = [word for name in (".git", *_product_names(phase)) for word in ("-path", f"./{name}", "-o")]
+    kinds = ("(", "-type", "f", "-o", "-type", "l", ")", "-print0")
+    found = sh("find", ".", "(", *left_out, "-name", "__pycache__", ")", "-prune", "-o", *kinds)
+    return f"({found.within(folder).text})"
 
 
 def _product_names(phase: Phase) -> tuple[str, ...]:
@@ -254,18 +164,12 @@ def _size_of(settings: Settings, files: tuple[str, ...]) -> int:
     return sum((settings.paths.root / name).stat().st_size for name in files)
 
 
-def _clone(settings: Settings, phase: Phase, source: Source, submission: Submission | None) -> Command:
+def _clone(remote: Remote, folder: str, phase: Phase, submission: Submission | None) -> Command:
     """The repository in the phase's folder on the machine, at the commit; what runs made there stays."""
-    folder, root = quote(_folder_of(settings, phase)), shell_word(home_or_path(settings.remote.root))
-    git, ref = quote(source.git), quote(source.ref)
-    made = _product_names(phase)
-    unless = sh(*(f":(exclude,literal){name}" for name in made)).text
-    products = sh(*(f"./{name}" for name in made)).text
-    text = CLONE.format(root=root, folder=folder, git=git, ref=ref, unless=unless, products=products)
-    if submission:
-        text = f"mkdir -p {root} && cd {root} || exit\n{refused(submission)}\ncd || exit\n{text}"
-    cloned = route_of(settings).ssh(Command(text))
-    return sh("mkdir", "-p", settings.paths.state) & cloned if settings.ssh.socket else cloned
+    assert phase.source
+    named = ("--run", submission.paths.folder, "--token", submission.token) if submission else ()
+    made = sh(*_product_names(phase))
+    return remote.run_shim("clone", folder, phase.source.git, phase.source.ref, *named, then=made)
 
 
 def backup(settings: Settings) -> Asking[Plan]:
@@ -291,23 +195,18 @@ def backup(settings: Settings) -> Asking[Plan]:
 
 def backup_step(settings: Settings, phase: Phase) -> Step:
     """Fetch, compare, put into place; again for what changed meanwhile."""
-    route, folder = route_of(settings), _folder_of(settings, phase)
-    there = Command(f"cd {shell_word(home_or_path(settings.remote.root))}/{quote(folder)}")
-    names = sh(*(f"./{name.rstrip('/')}" for name in phase.artifacts)).text
-    recorded = route.ssh(
-        Command(f"{there.text} || exit\n{ORIGIN}\n{FILE_STATE}\n{RECORDS}\n{OUTSIDE}\nrecords {names}")
-    )
-    options = ("-lptR", "--no-implied-dirs", "--from0", "--files-from=-", "--sparse", *_PARTIAL)
+    remote = remote_of(settings)
+    fetch = remote.call_shim("fetch", _folder_of(settings, phase), *_plain_words(phase.artifacts))
     here = settings.paths.research_log / phase.name
-    body = BACKUP.format(
-        state=FILE_STATE,
-        phase=quote(str(here)),
-        theirs=recorded.text,
-        names=names,
-        fetch=route.rsync_or_255(f"{route.rsync(*options, there=there).text} {route.remote_dot} $new/files"),
-    )
-    reason = f"{' '.join(phase.artifacts)} → {settings.paths.shown(here)}/, verified by checksum"
-    return Step("backup", Command(f"({body})"), reason=reason)
+    reason = f"{' '.join(phase.artifacts)} → {settings.paths.shown(here)}/"
+    if len(reason) > 85:
+        reason = f"{' '.join(phase.artifacts)} → here"
+    return Step("backup", fetch.within(remote.here.root), reason=reason, tools=remote.tools)
+
+
+def _plain_words(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Names as words that nobody takes for options."""
+    return ("--", *names) if any(name.startswith("-") for name in names) else names
 
 
 def _shown_bytes(num: int) -> str:

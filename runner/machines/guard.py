@@ -198,24 +198,12 @@ _AT_ONCE = 50  # files that a thread compares before it is given others
 
 def _not_here(held: MachineContents, settings: Settings) -> tuple[RemoteFile, ...]:
     """The files that are neither here, byte for byte, nor as they were when they were pushed from here."""
-    pushed = pushed_files(settings.paths.state)
-    made = [file for file in held.files if (file.path, file.checksum) not in pushed]
+    made = [file for file in held.files if not file.was_pushed]
     some = [made[at : at + _AT_ONCE] for at in range(0, len(made), _AT_ONCE)]
     root = settings.paths.root
     with ThreadPoolExecutor(min(8, (os.cpu_count() or 2) * 2)) as pool:
         missing = pool.map(lambda files: [file for file in files if not is_here(file, root)], some)
         return tuple(file for files in missing for file in files)
-
-
-def pushed_files(state: Path) -> frozenset[tuple[str, str]]:
-    """(path, checksum) of all that was ever pushed from here, as it is recorded when that is done."""
-    found: set[tuple[str, str]] = set()
-    for record in (state / "code").glob("*.json"):
-        try:
-            found.update(json.loads(record.read_text()).items())
-        except (OSError, ValueError, AttributeError, TypeError):
-            continue  # then it counts as made there
-    return frozenset(found)
 
 
 def _new_in_home(held: MachineContents, known: LedgerMachine | None) -> list[HomeEntry]:

@@ -16,52 +16,6 @@ from runner.world.world import Fact, Result, documents_of
 
 NOT_REACHED = 255  # how a question ends when there is no link; with any other code something answered
 
-# Checksum and size of a file as it is at this moment; of a link, of what it says. Also for bash 3.
-# A file of lines only grows: what it held at one moment is whole. Of no other file is a part any good.
-FILE_STATE = """\
-of_lines() { case "$1" in *.jsonl|*.log|*.csv|*.tsv|*.txt|*/log) ;; *) false;; esac; }
-sum() { { openssl dgst -sha256 -r || sha256sum || shasum -a 256; } 2>/dev/null | cut -c1-64; }
-state() {
-  if [ -L "$1" ]; then echo "$(readlink "$1" | sum)/link"
-  elif [ -f "$1" ]; then size=$(($(wc -c <"$1"))); echo "$(head -c $size "$1" | sum)/$size"
-  else echo absent/0; fi; }"""
-
-# Runs on the machine, in a phase's folder: a record `checksum/size/name` for each file behind the names
-# that there is, `open/0/name` for one that a process is writing, `unreadable/0/name` for what nobody lets
-# us see. A link comes home when it stays inside; what it leads to comes when a name covers it, and
-# `outside` is told of it otherwise.
-RECORDS = """\
-written() {
-  [ $(($(date +%s) - $(stat -c %Y "$1"))) -lt 600 ] || return
-  for fd in /proc/[0-9]*/fd/*; do
-    [ "$fd" -ef "$1" ] || continue
-    case "$(sed -n "s/^flags:.*\\(.\\)$/\\1/p" "${fd/fd/fdinfo}" 2>/dev/null)" in 1|2) return 0;; esac
-  done; return 1; }
-absent() {
-  local at=$1; ! { [ -e "$1" ] || [ -L "$1" ]; } || return 1
-  until [ -e "$at" ]; do case "$at" in */*) at=${at%/*};; *) at=.;; esac; done; [ -x "$at" ]; }
-listing() {
-  for name in "$@"; do
-    ! absent "$name" || continue
-    [ ! -d "$name" ] || name=$name/
-    find "$name" -ignore_readdir_race -type d \\( ! -readable -o ! -executable \\) -printf "!%p\\0" -prune \
-      -o \\( -type f -o -type l \\) -print0 2>/dev/null || printf "!%s\\0" "$name"
-  done; }
-covered() { local real; for real in "${reals[@]}"; do case "$1/" in "$real"/*) return;; esac; done; false; }
-comes() {
-  local to; to=$(realpath -m "$1"); [ ! -e "$1" ] || covered "$to" || outside "$1"
-  case "$(readlink "$1")" in /*) false;; *) case "$to" in "$(pwd -P)"/*) true;; *) false;; esac;; esac; }
-look() { is=$(state "$1"); [ -L "$1" ] || of_lines "$1" || ! written "$1" || is=open/0; }
-records() {
-  local real reals=()
-  while IFS= read -r -d "" real; do reals+=("$real"); done < <(realpath -mz -- "$@" 2>/dev/null)
-  listing "$@" | LC_ALL=C sort -zu | while IFS= read -r -d "" file; do
-    case "$file" in !*) printf "unreadable/0/%s\\0" "${file#!}"; continue;; esac
-    if [ -L "$file" ]; then comes "$file" || continue; else [ -e "$file" ] || continue; fi
-    is=unreadable/0; ! { [ -L "$file" ] || [ -r "$file" ]; } || look "$file"
-    printf "%s/%s\\0" "$is" "$file"
-  done; }"""
-
 
 @dataclass(frozen=True)
 class HeldRun:
@@ -81,12 +35,14 @@ class RemoteFile:
     """A file on the machine; `path` is relative to the root, `size` is None for a link.
 
     `checksum` is open, unreadable or outside where there is none. `stamp` changes whenever the file does.
+    `was_pushed`: it came from a home of the runner's, and nobody changed it since.
     """
 
     path: str
     checksum: str
     size: int | None
     stamp: str = ""
+    was_pushed: bool = False
 
     @property
     def told(self) -> str:
@@ -174,7 +130,8 @@ def _held_run(told: dict[str, Any]) -> HeldRun:
 def _remote_file(told: dict[str, Any]) -> RemoteFile:
     state = told["state"]
     checksum = str(told.get("sha256", "")) if state in ("file", "link") else state
-    return RemoteFile(told["path"], checksum, None if state == "link" else told["size"], told["stamp"])
+    size = None if state == "link" else told["size"]
+    return RemoteFile(told["path"], checksum, size, told["stamp"], bool(told.get("pushed")))
 
 
 def states(held: MachineContents) -> tuple[tuple[str, str], ...]:

@@ -7,8 +7,7 @@ nothing else in the runner formats a word into a command line.
 import re
 import shlex
 import sys
-from dataclasses import dataclass, field, replace
-from hashlib import sha256
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from runner.errors import UsageError
@@ -48,6 +47,11 @@ def quote(word: str) -> str:
     if _HALF.search(word):
         raise UsageError(f"{word!r} holds half of a character, which no process can be given")
     return shlex.quote(word)
+
+
+def quote_whole(text: str) -> str:
+    """A whole command as one word: in double quotes where that leaves the words in it readable."""
+    return f'"{text}"' if "'" in text and not set(text) & set('"$`\\!\n') else quote(text)
 
 
 def shell_word(word: Word) -> str:
@@ -118,52 +122,16 @@ def sh(*words: Word) -> Command:
     return Command(" ".join(map(shell_word, words)), argv=tuple(map(str, words)) if plain else ())
 
 
-# A dead link is noticed after 15 s instead of after hours.
-_PATIENCE = ("-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=5")
-# Processors have instructions for AES-GCM: a log comes home a third faster than by ssh's first choice.
-# The other two are what ssh falls back on anyway.
-_CIPHERS = ("-c", "aes128-gcm@openssh.com,chacha20-poly1305@openssh.com,aes256-ctr")
 SHIM = Path(__file__).parent.parent / "shim.py"  # started by its path: what is asked need not find packages
 LONGEST_SOCKET = 90  # of a control socket: the kernel's limit is 108, and ssh adds 17 while it makes one
 
 
 @dataclass(frozen=True)
 class Route:
-    """The machine that ssh calls `alias`; `config` is the OpenSSH configuration, None for its own default.
-
-    Where there is a `socket`, the first command leaves its connection there for those that follow it.
-    """
+    """The machine that ssh calls `alias`; `config` is the OpenSSH configuration, None for its own default."""
 
     alias: str
     config: Path | None = None
-    socket: Path | None = None
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        """`ssh` with its options, without the machine."""
-        config = ("-F", str(self.config)) if self.config else ()
-        return ("ssh", *config, *_PATIENCE, *_CIPHERS, *self._sharing)
-
-    @property
-    def _sharing(self) -> tuple[str, ...]:
-        """One connection for a plan's steps. Five seconds are long between two of them, and short where an
-        ssh before 8.5 keeps our end of its stderr open meanwhile."""
-        if self.socket is None:
-            return ()
-        return ("-o", "ControlMaster=auto", "-o", f"ControlPath={self.socket}", "-o", "ControlPersist=5")
-
-    def ssh(self, remote: Command, stdin: bool = False, first: str = "") -> Command:
-        """Run `remote` in the machine's login shell.
-
-        Without `stdin` ssh reads nothing: a script that holds this line would be eaten by it.
-        `first` is put before the remote text by the shell that runs this line (`"at=$at; "`).
-        """
-        ssh = sh(*self.words, *(() if stdin else ("-n",)), self.alias)
-        return Command(f"{ssh.text} {first}{quote(remote.text)}")
-
-    def ask(self, remote: Command) -> Command:
-        """As `ssh`, for a question: nobody is there to type a password."""
-        return sh(*self.words, "-n", "-o", "BatchMode=yes", self.alias, remote.text)
 
     def question(self, root: str, *words: str) -> Command:
         """What the shim is asked on the machine, without a shell there to read it; answered as a whole.
@@ -171,6 +139,16 @@ class Route:
         `root` is the folder there that paths are relative to.
         """
         return shim_question(self.alias, root, words, self.config)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """`ssh` with its options, without the machine."""
+        config = ("-F", str(self.config)) if self.config else ()
+        return ("ssh", *config, "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=5")
+
+    def ask(self, remote: Command) -> Command:
+        """A question: nobody is there to type a password."""
+        return sh(*self.words, "-n", "-o", "BatchMode=yes", self.alias, remote.text)
 
     def rsync(self, *options: str, there: Command) -> Command:
         """`rsync` with these options; its far side is started where the command `there` leads.
@@ -183,17 +161,6 @@ class Route:
         return Command(
             f"rsync {' '.join(map(shell_word, options))} -e {quote(shell)} --rsync-path={quote(far.text)}"
         )
-
-    def rsync_or_255(self, text: str, guard: Command | None = None) -> str:
-        """The rsync line `text`, failing with 255 when the machine is not reached.
-
-        When its ssh dies rsync gives 255 or, as often, 12 ("error in the protocol"), whichever it hears
-        of first (rsync 3.2, wait_process_with_flush). Behind a 12 ssh itself is asked. So it is with the
-        77 of a `guard` before the far rsync: asked again it says why.
-        """
-        asked = self.ask(guard or sh("true")).text
-        again = f"case $code in 12|77) {asked} || code=$?;; esac"
-        return f"{{ {text} || {{ code=$?; {again}; (exit $code); }}; }}"
 
     @property
     def remote_dot(self) -> str:
@@ -219,21 +186,7 @@ def _rsync_quote(word: str) -> str:
 def route_of(settings: Settings) -> Route:
     """The way to the machine of these settings."""
     config = None if settings.ssh.is_default else settings.ssh.config
-    return Route(settings.alias, config, settings.ssh.socket)
-
-
-def with_shared_connection(settings: Settings, run: str) -> Settings:
-    """The same, where each command of this run's plan goes through the connection of the one before.
-
-    A socket of its own, so that an alias that leads elsewhere by now leads there. None where its path is
-    too long, or has to be quoted: ssh, its configuration and rsync each do that in a way of their own.
-    The plan's first command has to make the folder.
-    """
-    socket = settings.paths.state / f"ssh-{sha256(run.encode(errors='surrogateescape')).hexdigest()[:8]}"
-    text = str(socket)
-    if len(text) > LONGEST_SOCKET or "%" in text or quote(text) != text:
-        return settings
-    return replace(settings, ssh=replace(settings.ssh, socket=socket))
+    return Route(settings.alias, config)
 
 
 def identity_of(settings: Settings) -> Path | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from runner.plan.command import Command, quote
 from runner.plan.settings import LOCAL, Settings, Value, script_text
+from runner.plan.tools import Tool
 
 DIGEST = re.compile(r"p[0-9a-f]{12}")
 HERE = "here"
@@ -102,6 +103,8 @@ class Step:
     always: bool = False
     attempt: int | None = None
     offer: Offer | None = None
+    tools: tuple[Tool, ...] = ()  # the files of ours that the command calls
+    repeats: bool = False  # asked again while the link fails, since it does its work once
 
     @property
     def command(self) -> str:
@@ -214,6 +217,12 @@ class Plan:
     members: tuple[Member, ...] = ()
     results: str | None = None  # the folder in which the members of a sweep leave theirs
     started_by: str | None = None  # of a plan that follows a run again: the digest that started it
+    token: str = ""  # by which a machine tells this plan's run from another's of the same name
+
+    @property
+    def tools(self) -> tuple[Tool, ...]:
+        """The files of ours that the steps call, each once."""
+        return tuple(dict.fromkeys(tool for step in self.steps for tool in step.tools))
 
     @property
     def starts_run(self) -> bool:
@@ -326,6 +335,8 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "code": plan.code.document() if plan.code else None,
         "details": dict(plan.details),
         "steps": [step.document() for step in plan.steps],
+        "token": plan.token,
+        "tools": [{"path": str(tool.path), "lines": tool.num_lines} for tool in plan.tools],
     }
     if plan.members:
         document["members"] = [member.document() for member in plan.members]

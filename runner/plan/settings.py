@@ -105,17 +105,13 @@ class Remote:
 
 @dataclass(frozen=True)
 class Ssh:
-    """How machines are reached. `config` is absolute; `is_default` when it is OpenSSH's own.
-
-    `socket` is where the commands of one plan share their connection, if they do.
-    """
+    """How machines are reached. `config` is absolute; `is_default` when it is OpenSSH's own."""
 
     config: Path
     is_default: bool
     port: int = 22
     user: str = "ubuntu"
     identity: Path | None = None
-    socket: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import os
 import re
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import file_digest, sha256
 from pathlib import Path, PurePosixPath
 
@@ -22,6 +22,8 @@ class Code:
     num_bytes: int
     digest: str
     submodules: tuple[str, ...] = ()
+    sums: tuple[str, ...] = ()  # the sha256 of each file
+    is_in_git: bool = True
 
 
 def code_of(root: Path, phase: str, artifacts: tuple[str, ...]) -> Fact[Code]:
@@ -39,7 +41,8 @@ def code_of(root: Path, phase: str, artifacts: tuple[str, ...]) -> Fact[Code]:
             listed = [os.fsdecode(name) for name in result.stdout.split(b"\0") if name]
         else:
             listed = [str(path.relative_to(root)) for path in _walk(root / phase)]
-        return _code_in(root, phase, sorted(set(listed)), artifacts)
+        code = _code_in(root, phase, sorted(set(listed)), artifacts)
+        return replace(code, is_in_git=result.ok)
 
     return Fact(ask, read)
 
@@ -51,7 +54,7 @@ def _walk(folder: Path) -> list[Path]:
 
 def _code_in(root: Path, phase: str, listed: list[str], artifacts: tuple[str, ...]) -> Code:
     """Size and digest of the listed files that are code and are still there."""
-    total, digest, files, submodules = 0, sha256(), [], []
+    total, digest, files, submodules, sums = 0, sha256(), [], [], []
     for name in listed:
         path = root / name
         if is_product(str(PurePosixPath(name).relative_to(phase)), artifacts) or not os.path.lexists(path):
@@ -62,10 +65,11 @@ def _code_in(root: Path, phase: str, listed: list[str], artifacts: tuple[str, ..
         info = path.lstat()
         if stat.S_ISREG(info.st_mode) or stat.S_ISLNK(info.st_mode):
             executable = bool(info.st_mode & stat.S_IXUSR)
-            digest.update(f"{name!r} {executable} {_content_digest(path)}\n".encode())
+            sums.append(_content_digest(path))
+            digest.update(f"{name!r} {executable} {sums[-1]}\n".encode())
             total += info.st_size
             files.append(name)
-    return Code(tuple(files), total, digest.hexdigest()[:12], tuple(submodules))
+    return Code(tuple(files), total, digest.hexdigest()[:12], tuple(submodules), tuple(sums))
 
 
 def _content_digest(path: Path) -> str:

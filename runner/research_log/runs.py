@@ -9,9 +9,6 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from runner.plan.command import quote
-from runner.world.world import Result
-
 _RUN_FOLDER = re.compile(r"(\d+)-(.+)")
 
 
@@ -112,47 +109,10 @@ class RunStatus:
     is_anothers: bool = False
 
 
-NO_RUN = 66  # the exit code of what finds no run of ours where it should be
-
-# Where `$run` is the run's folder, and `$token` names the plan whose run is meant; any plan's without it.
-# Another laptop, or a fresh clone, may have a run of the same name.
-ANOTHERS = '[ -n "${token-}" ] && [ -e "$run"/token ] && [ "$(cat "$run"/token)" != "$token" ]'
-STATE = f"""\
-if {ANOTHERS}; then echo absent anothers
-elif read -r code 2>/dev/null <"$run"/exit_code; then echo "ended $code"
-elif [ ! -e "$run"/token ]; then echo absent
-elif flock -n -s "$run"/lock true; then
-  if read -r code 2>/dev/null <"$run"/exit_code; then echo "ended $code"; else echo lost; fi
-else echo running; fi"""
-
-
-def read_state(result: Result) -> RunStatus:
-    """`ended 137`, `running`, `lost`, `absent` or `absent anothers`; unknown when ssh itself failed."""
-    said = result.stdout.decode(errors="replace").split()
-    if result.exit_code == 255 or not said:
-        return RunStatus(RunState.ABSENT if result.exit_code == NO_RUN else RunState.UNKNOWN)
-    code = next((int(word) for word in said[1:] if word.isdigit()), None)
-    return RunStatus(RunState(said[0]), code, is_anothers="anothers" in said)
-
-
-# The head of what is asked of a machine about a run: which is meant, and which plan's.
-_NAMED = "run={run}; token={token}"
-_TOKEN = re.compile(_NAMED.partition("{run}")[2].format(token="([0-9a-f]{12})") + "\n")
-
-
-def named(run: object, token: str) -> str:
-    """`$run` and `$token` for the texts above; `token_in` reads them again."""
-    return _NAMED.format(run=quote(str(run)), token=token)
-
-
 def token_in(folder: Path) -> str:
     """The token with which the plan in a run's folder here asked for its start; empty where none is known."""
-    try:
-        steps = json.loads((folder / "plan.json").read_text())["steps"]
-        started = next(step["command"] for step in steps if step["name"] == "start")
-        return match[1] if (match := _TOKEN.search(started)) else ""
-    except (OSError, ValueError, LookupError, TypeError, StopIteration):
-        return ""
+    token = plan_in(folder).get("token", "")
+    return token if isinstance(token, str) else ""
 
 
 METRICS = "metrics.jsonl"

@@ -11,7 +11,7 @@ _HEAD = """\
 #!/usr/bin/env bash
 # Plan {digest}: {title}
 # Does what `confirm={digest}` would do, without the runner. It has no guard: run it once.
-code=0 steps=
+set -o pipefail; code=0 steps=
 ended() { # NAME CODE: how a step went; the first failure is the script's exit code
   steps+="${steps:+, }{\\"name\\": \\"$1\\", \\"exit_code\\": $2, \\"seconds\\": $SECONDS}"
   [ "$code" != 0 ] || code=$2
@@ -32,6 +32,9 @@ _RESULT = (
 )
 
 
+_END = "END_OF_A_FILE_OF_OURS"
+
+
 def plan_script(plan: Plan) -> str:
     """The script. Refused (77) for what pays or destroys, because a script has no guard."""
     if plan.effect in (Effect.PAY, Effect.DESTROY):
@@ -41,11 +44,26 @@ def plan_script(plan: Plan) -> str:
         )
     title = " ".join(part for part in (plan.action, plan.phase, plan.run) if part)
     head = _HEAD.replace("{digest}", plan.digest).replace("{title}", " ".join(title.split()))
-    lines = [head, *(_claim_lines(plan, plan.run_folder) if plan.run_folder and plan.starts_run else ())]
+    lines = [
+        head,
+        *_tool_lines(plan),
+        *(_claim_lines(plan, plan.run_folder) if plan.run_folder and plan.starts_run else ()),
+    ]
     lines += [f"trap -- {quote(step.command)} EXIT # {step.name}" for step in plan.steps if step.always]
     for step in (step for step in plan.steps if not step.always):
         lines += ["", f"# {step.name}", *_step_lines(step)]
     return "\n".join([*lines, "", 'exit "$code"', ""])
+
+
+def _tool_lines(plan: Plan) -> list[str]:
+    """The files of ours that the steps call, whole: the script needs nothing but what is in it."""
+    lines = []
+    for tool in plan.tools:
+        lines.append(
+            f"mkdir -p {quote(str(tool.path.parent))} && cat > {quote(str(tool.path))} <<'{_END}' || exit"
+        )
+        lines += [tool.text.rstrip("\n"), _END]
+    return lines
 
 
 def _claim_lines(plan: Plan, folder: str) -> list[str]:
@@ -85,6 +103,9 @@ def _step_lines(step: Step) -> list[str]:
     """The step's very command in a shell of its own and without input, as `confirm=` runs it."""
     go_on = "" if step.carries_on else " || exit"
     command = _writing(step.action) if isinstance(step.action, WriteFile) else step.command
+    if step.repeats:
+        body = ["(", command, ") </dev/null; is=$?; [ $is = 255 ] && sleep $pause || break; done"]
+        return ["for pause in 1 2 4 8 15 0; do", *body, f"ended {quote(step.name)} $is{go_on}"]
     return ["(", command, f") </dev/null; ended {quote(step.name)} $?{go_on}"]
 
 

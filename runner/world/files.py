@@ -4,7 +4,8 @@ import fcntl
 import json
 import os
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from importlib.util import find_spec
@@ -14,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 from runner.errors import Refused, RunnerError, UsageError
 from runner.machines.ledger import LEDGER, OUR_NAME, OWNER, entry_of, read_installation_id, read_ledger
 from runner.plan.plan import Plan, PlanResult, WriteFile, run_document, to_json
+from runner.plan.tools import Tool
 
 if TYPE_CHECKING:
     from runner.report.report import Report
@@ -39,6 +41,19 @@ def claim_run(plan: Plan) -> None:
         raise UsageError(
             f"{folder} cannot be written: {error.strerror}", "Nothing has run; no log could be kept."
         ) from error
+
+
+def write_tools(tools: Iterable[Tool]) -> None:
+    """The files of ours that a plan's lines call, where they are not there yet."""
+    for tool in tools:
+        try:
+            if not (tool.path.is_file() and tool.path.read_text(errors="surrogateescape") == tool.text):
+                tool.path.parent.mkdir(parents=True, exist_ok=True)
+                _write_atomically(tool.path, tool.text)
+        except OSError as error:
+            raise UsageError(
+                f"{tool.path} cannot be written: {error.strerror}", "Nothing has run."
+            ) from error
 
 
 def record_result(result: PlanResult) -> RunnerError | None:
@@ -97,7 +112,7 @@ def _write_atomically(path: Path, text: str) -> None:
 @contextmanager
 def _replacing(path: Path, mode: int | None = None) -> Iterator[IO[bytes]]:
     """A new file that takes the place of the old one when all went well."""
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    new = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.new")
     try:
         with open(
             new, "wb", opener=lambda name, flags: os.open(name, flags, 0o600 if mode else 0o666)
@@ -161,7 +176,7 @@ def _mend(file: Path) -> None:
         return
     aside = next(a for n in range(1, 10_000) if not (a := file.with_name(f"{LEDGER}.corrupt-{n}")).exists())
     aside.write_bytes(data)
-    new = file.with_name(f".{file.name}.{os.getpid()}.new")
+    new = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}.new")
     new.write_bytes(b"".join(line + b"\n" for line in good))
     new.replace(file)
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from runner.executors.base import CUT_SHORT
 from tests.conftest import Runner
 from tests.support import PYTHON, Lab, runner_env
+
+CUT_SHORT = "[runner] the log stops here: it could not be written any further"
 
 TRAIN = ("phase=phase1", "action=train", "confirm=true")
 Mount = Callable[..., None]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,10 +18,12 @@ from hypothesis import strategies as st
 
 from runner.executors.base import Executor, Submission
 from runner.executors.local import Local
-from runner.executors.ssh import Ssh
+from runner.executors.ssh import Remote, Ssh
 from runner.plan.command import Command, Route, home_or_path, sh
 from runner.plan.plan import Step
+from runner.plan.tools import Here
 from runner.research_log.runs import RunPaths, RunState, RunStatus
+from runner.world.files import write_tools
 from runner.world.live import Live, observe
 from runner.world.screen import Screen
 from tests.simulator.machine import Machine
@@ -56,19 +59,6 @@ time.sleep(99)
 DEAF = FAMILY.replace("time\n", "time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n", 1)
 
 
-# On a machine so loaded that detaching takes 1 s, and where a start is given up after less.
-SLOW = r"""
-mkdir -p ~/.local/bin && cd ~/.local/bin && cat >setsid <<'X' && cat >seq <<'X' && chmod +x setsid seq
-#!/bin/bash
-[ "$1" = --fork ] || exec /usr/bin/setsid "$@"
-shift; exec /usr/bin/setsid --fork bash -c 'sleep 1; exec "$@"' x "$@"
-X
-#!/bin/bash
-echo 1 2 3
-X
-"""
-
-
 def a_time() -> str:
     """Seconds that nobody else sleeps for."""
     return f"90.{uuid4().int % 10**9:09d}"
@@ -99,8 +89,13 @@ class ExecutorSuite:
     def paths(self, phase: str = "phase1-test") -> RunPaths:
         return RunPaths.of("research-log", phase, f"{uuid4().int % 10**8}-train")
 
-    def take(self, step: Step) -> int:
-        return Live().shell(step, Screen(io.BytesIO())).exit_code
+    def take(self, step: Step, shown: io.BytesIO | None = None) -> int:
+        write_tools(step.tools)
+        return Live().shell(step, Screen(shown or io.BytesIO())).exit_code
+
+    @property
+    def here(self) -> Here:
+        return Here(self.root, self.root / ".runner")
 
     def run(self, command: Command, paths: RunPaths | None = None) -> tuple[int, RunPaths]:
         """The job to its end: its exit code, as the last of its steps has it."""
@@ -216,13 +211,13 @@ class ExecutorSuite:
     def test_the_log_is_shown_with_the_exit_code_of_the_job(self) -> None:
         _, paths = self.python("print('one'); print('two'); raise SystemExit(4)")
         shown = io.BytesIO()
-        codes = [Live().shell(s, Screen(shown)).exit_code for s in self.executor.logs(paths, None)]
+        codes = [self.take(step, shown) for step in self.executor.logs(paths, None)]
         assert (codes[-1], shown.getvalue()) == (4, b"one\ntwo\n")
 
     def test_the_last_lines_alone_are_shown(self) -> None:
         _, paths = self.python("for n in range(20): print(n)")
         shown = io.BytesIO()
-        codes = [Live().shell(s, Screen(shown)).exit_code for s in self.executor.logs(paths, 2)]
+        codes = [self.take(step, shown) for step in self.executor.logs(paths, 2)]
         assert (codes, shown.getvalue()) == ([0], b"18\n19\n")
 
     @pytest.mark.soak
@@ -252,7 +247,7 @@ class ExecutorSuite:
 
 class TestLocal(ExecutorSuite):
     def made(self, machine: Machine) -> Executor:  # noqa: ARG002
-        return Local(self.root, self.root / "venv")
+        return Local(self.here, self.root / "venv")
 
     def test_a_run_is_known_by_its_lock_also_where_there_is_no_flock(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -282,13 +277,12 @@ class TestSsh(ExecutorSuite):
         route = Route(machine.alias, machine.ssh_config)
         self.machine = machine
         self.there = f"~/{uuid4().hex[:6]} {HOSTILE_NAME}"
-        return Ssh(route, self.there, "venv", self.root)
+        return Ssh(Remote(route, self.there, self.here), "venv")
 
     def consented(self, paths: RunPaths, command: Command) -> None:
         """Here is the plan of a run of this name with this command."""
-        start = self.executor.submit(Submission(command, paths, is_adhoc=True))[0]
-        plan = {"steps": [{"name": start.name, "command": start.command}]}
-        (self.root / paths.plan).write_text(json.dumps(plan))
+        token = Submission(command, paths, is_adhoc=True).token
+        (self.root / paths.plan).write_text(json.dumps({"token": token}))
 
     def test_a_run_of_the_same_name_that_another_plan_started_is_left_alone(self) -> None:
         paths = self.paths()
@@ -306,17 +300,25 @@ class TestSsh(ExecutorSuite):
         assert self.state(paths).state is RunState.RUNNING
         assert self.take(self.executor.stop(paths)) == 0
 
-    def test_a_start_that_was_given_up_does_not_happen_later(self) -> None:
+    def test_six_starts_at_once_are_one_run(self) -> None:
+        paths = self.paths()
+        (self.root / paths.folder).mkdir(parents=True)
+        count = sh("bash", "-c", "echo ran; sleep 0.5")
+        start, follow = self.executor.submit(Submission(count, paths, is_adhoc=True))
+        with ThreadPoolExecutor(6) as pool:
+            assert list(pool.map(self.take, [start] * 6)) == [0] * 6
+        assert self.take(follow) == 0
+        assert self.log(paths) == b"ran\n"
+
+    def test_a_start_that_finds_no_room_does_not_happen_later(self) -> None:
         paths = self.paths()
         (self.root / paths.folder).mkdir(parents=True)
         start, follow = self.executor.submit(Submission(sh("echo", "ran"), paths, is_adhoc=True))
-        assert self.machine.ssh(SLOW).returncode == 0
-        try:
-            assert self.take(start) == 74
-        finally:
-            self.machine.ssh("rm ~/.local/bin/setsid ~/.local/bin/seq")
-        time.sleep(1.5)
+        room = home_or_path(f"{self.there}/{paths.folder}/reserved")
+        self.machine.ssh(sh("mkdir", "-p", room).text)  # so that there is none for its last words
+        assert self.take(start) == 74
         assert self.state(paths).state is RunState.ABSENT
+        self.machine.ssh(sh("rmdir", room).text)
         assert [self.take(step) for step in (start, start, follow)] == [0, 0, 0]
         assert self.log(paths) == b"ran\n"
 

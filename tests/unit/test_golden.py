@@ -49,6 +49,12 @@ def normalised(text: str, lab: Lab) -> str:
     text = re.sub(r'("code": )("[^"]*"|\{"commit": [^}]*\})', r"\1…", text)
     text = re.sub(r"\S*python -m runner", "python -m runner", text)
     text = re.sub(r'"[^"]*python", "-m", "runner"', '"python", "-m", "runner"', text)
+    text = re.sub(
+        r"(?ms)^(mkdir .* && cat > \S*shim-\w+ <<'(\w+)'[^\n]*\n).*?^\2$", r"\1(the shim)\n\2", text
+    )
+    text = re.sub(r"shim-[0-9a-f]{8}", "shim-00000000", text)
+    text = re.sub(r"shim-0+ \([\d,]+ lines\)", "shim-00000000 (N lines)", text)
+    text = re.sub(r'(shim-0+", "lines": )\d+', r"\g<1>0", text)
     return re.sub(r"\bp[0-9a-f]{12}\b", "p" + "0" * 12, text)
 
 
