@@ -2187,6 +2187,7 @@ def main(argv: "list[str]") -> int:
         return int(args.function(args))  # there the root is the machine's
     if args.verb in ("reach", "cuda"):
         return int(args.function(args))
+    args.root = os.path.abspath(root)  # it means the same once it is entered
     if os.path.isdir(root):
         os.chdir(root)
     elif not is_absent(root) or args.verb in ("run", "send", "show"):

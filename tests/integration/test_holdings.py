@@ -44,7 +44,7 @@ class Place:
         """What it says; asked as its user, who is not root."""
 
         def question(*words: str) -> Command:
-            return sh("/usr/bin/python3", "-", "--root", str(self.root), *words)
+            return sh("/usr/bin/python3", "-", "--root", str(self.root)[1:], *words)  # from /
 
         asked = ask_contents(question, "env", only_stamps)
         assert isinstance(asked.ask, Command)

@@ -57,8 +57,8 @@ def test_every_run_on_the_machine_is_told_wherever_its_research_log_is(tmp_path:
     (tmp_path / folders[0] / "lock").touch()
     with (tmp_path / folders[0] / "lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        asked = [sys.executable, SHIM, "--root", tmp_path, "status"]
-        done = subprocess.run(asked, capture_output=True, check=True)
+        asked = [sys.executable, SHIM, "--root", tmp_path.name, "status"]
+        done = subprocess.run(asked, capture_output=True, check=True, cwd=tmp_path.parent)
     inside = read_inside(Result(0, done.stdout))
     assert inside
     assert {run.folder: run.state for run in inside.runs} == dict(
