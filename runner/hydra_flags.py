@@ -91,6 +91,7 @@ def serve(flags: Flags, arguments: list[str]) -> int:
         print("\n".join(actions) if flags.shell_query == "fish" else " ".join(actions))
         return 0
     from runner.config.compose import CommandLine, compose_config, verbatim_in_grammar
+    from runner.config.fast_compose import searched_first
     from runner.config.schema import CONF
 
     typed = CommandLine.of(list(flags.overrides))
@@ -99,5 +100,6 @@ def serve(flags: Flags, arguments: list[str]) -> int:
     others = [a for a in arguments if a not in flags.overrides]
     # flags last: --info would take an override behind it for its choice
     sys.argv = [sys.argv[0], *typed.overrides, *verbatim_in_grammar(typed, Path.cwd()), *others]
-    hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(lambda _: None)()
+    with searched_first(flags.config_dir):
+        hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(lambda _: None)()
     return 0

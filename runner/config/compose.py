@@ -6,13 +6,24 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.config.fast_compose import composed
-from runner.config.schema import CHECKOUT, CONF, GROUPS, RunnerConf, group_choices, keys_of, type_at
+from runner.config.schema import (
+    CHECKOUT,
+    CONF,
+    GROUPS,
+    RunnerConf,
+    arrives_as,
+    bare,
+    group_choices,
+    is_text,
+    keys_of,
+    type_at,
+)
 from runner.errors import UsageError, choices
 
 # What stands behind these keys is taken as typed: it never passes through Hydra's grammar, which
@@ -101,18 +112,29 @@ def compose_config(typed: CommandLine, cwd: Path, config_dir: Path | None = None
     folders = conf_folders(config_dir)
     overrides = parsed(typed.overrides)
     _check_single(overrides)
+    _check_machine(dict(typed.raw).get("machine", ""))
     _check_choices(typed, folders, cwd)
-    extra = [f"hydra.searchpath=[{in_grammar('', str(config_dir))[1:]}]"] if config_dir else []
     try:
-        config = composed(overrides, parsed(extra))
+        made = composed(overrides, config_dir)
     except Exception as error:
         from runner.config.mistakes import translate
 
         raise translate(error, typed.overrides, folders, cwd) from error
-    _refuse_sections_from_elsewhere(config)
+    _refuse_lost_words(made.files, folders, cwd)
+    _refuse_sections_from_elsewhere(made.config)
     for key, text in typed.raw:
-        set_verbatim(config, key, text, cwd)
-    return config
+        set_verbatim(made.config, key, text, cwd)
+    return made.config
+
+
+def _refuse_lost_words(files: Sequence[str], folders: tuple[Path, ...], cwd: Path) -> None:
+    """UsageError for a word in one of these files that YAML would change in silence."""
+    from runner.config.mistakes import file_of, lost_in
+
+    for name in files:
+        group, _, choice = name.rpartition("/")
+        if group and (file := file_of(group, choice, folders)) and (lost := lost_in(file, group, cwd)):
+            raise lost
 
 
 def _refuse_sections_from_elsewhere(config: DictConfig) -> None:
@@ -123,7 +145,7 @@ def _refuse_sections_from_elsewhere(config: DictConfig) -> None:
 
 
 def conf_folders(config_dir: Path | None) -> tuple[Path, ...]:
-    """Where the choices of a group are files, the checkout's own folder first."""
+    """Where the choices of a group are files; a file of the last folder that has one of its name counts."""
     if config_dir is not None and not config_dir.is_dir():
         raise UsageError(f"--config-dir {config_dir}: there is no such folder")
     return (CONF, config_dir) if config_dir else (CONF,)
@@ -138,12 +160,33 @@ def parsed(overrides: Sequence[str]) -> list[Any]:
     found = []
     for override in overrides:
         try:
-            found += parser.parse_overrides([override])
+            (one,) = parser.parse_overrides([override])
+            found.append(_kept_text(one, parser))
         except HydraException as error:
             raise UsageError(f"Hydra's grammar cannot read {override!r}", *_quoted(override)) from error
         if override.startswith("="):
             raise UsageError(f"{override!r} has no key", *_quoted(override))
     return found
+
+
+def _kept_text(override: Any, parser: Any) -> Any:
+    """The override, where a text is wanted and the grammar read a number, as the text that was typed."""
+    key, typed = override.key_or_group, (override.input_line or "").partition("=")[2].strip()
+    kind = type_at(key)
+    if override.is_delete() or override.is_sweep_override() or kind is None or not typed:
+        return override
+    value = override.value()
+    if isinstance(value, int | float) and is_text(kind, key) and arrives_as(value, key) != typed:
+        words = in_grammar("", typed)[1:]
+    elif _is_list_of_texts(kind) and isinstance(value, list) and not all(isinstance(i, str) for i in value):
+        words = f"[{','.join(in_grammar('', item)[1:] for item in typed_list(typed))}]"
+    else:
+        return override
+    return parser.parse_override(f"{(override.input_line or '').partition('=')[0]}={words}")
+
+
+def _is_list_of_texts(kind: Any) -> bool:
+    return get_origin(bare(kind)) is list and get_args(bare(kind))[0] is str
 
 
 def _check_single(overrides: Sequence[Any]) -> None:
@@ -157,6 +200,12 @@ def _check_single(overrides: Sequence[Any]) -> None:
             _check_delete(key)
         if override.is_add() and key in GROUPS:
             raise UsageError(f"{typed}: {key} takes no plus", f"Type: {shlex.quote(typed.lstrip('+'))}")
+
+
+def _check_machine(name: str) -> None:
+    """UsageError for several machines where one is meant; what is taken as typed is never a sweep."""
+    if "," in name and not name.startswith("["):
+        raise UsageError(f"machine={name}: the name or id of one machine is wanted")
 
 
 def _check_delete(key: str) -> None:

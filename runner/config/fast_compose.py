@@ -5,34 +5,96 @@ named, and wherever leaving it out raises anything at all, Hydra composes everyt
 says is the answer: the shorter way is never the one that decides what is wrong.
 """
 
-from collections.abc import Sequence
-from contextlib import suppress
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
 
-from omegaconf import DictConfig, OmegaConf
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from runner.config.schema import CONF
 
 _VERSION_BASE = "1.3"
 
 
-def composed(overrides: Sequence[Any], searched: Sequence[Any] = ()) -> DictConfig:
-    """The configuration of these parsed overrides; `searched` is `hydra.searchpath=…`, for more files."""
-    if not any(override.is_hydra_override() for override in overrides):
-        with suppress(Exception):  # a mistake, or an inside of Hydra's that another 1.3.x has otherwise
-            return compose_fast(overrides, searched)
-    return compose_by_hydra([override.input_line for override in (*overrides, *searched)])
+class GroupsOfFolder(FileConfigSource):
+    """A folder of one's own, but for the files on top: another program's config.yaml is none of ours."""
+
+    @staticmethod
+    def scheme() -> str:
+        """How the search path names such a folder: groups:///home/me/conf."""
+        return "groups"
+
+    def is_config(self, config_path: str) -> bool:
+        """Whether it has this file, `phase/phase1`."""
+        return "/" in config_path and super().is_config(config_path)
 
 
-def compose_by_hydra(words: Sequence[str]) -> DictConfig:
-    """By Hydra's public API."""
+class OwnFolder(SearchPathPlugin):
+    """Lets Hydra look into `folder` before it looks into conf/."""
+
+    folder: ClassVar[Path | None] = None
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Called by Hydra for each search path that it makes."""
+        if self.folder:
+            search_path.prepend("--config-dir", f"{GroupsOfFolder.scheme()}://{self.folder}", anchor="main")
+
+
+@contextmanager
+def searched_first(folder: Path | None) -> Iterator[None]:
+    """Files of this folder win over shipped ones of the same name. Hydra's own --config-dir comes last."""
+    if folder:
+        from hydra.core.plugins import Plugins
+
+        for plugin in (GroupsOfFolder, OwnFolder):
+            Plugins.instance().register(plugin)
+    OwnFolder.folder = folder
+    try:
+        yield
+    finally:
+        OwnFolder.folder = None
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A configuration, and the files it is made of, as Hydra names them: `phase/phase1`."""
+
+    config: DictConfig
+    files: tuple[str, ...]
+
+
+def composed(overrides: Sequence[Any], config_dir: Path | None = None) -> Composed:
+    """The configuration of these parsed overrides, with the files of --config-dir."""
+    with searched_first(config_dir):
+        if not any(override.is_hydra_override() for override in overrides):
+            with suppress(Exception):  # a mistake, or an inside of Hydra's that another 1.3.x has otherwise
+                return compose_fast(overrides)
+        return compose_whole([override.input_line for override in overrides])
+
+
+def compose_whole(words: Sequence[str]) -> Composed:
+    """By Hydra's public API, and then without its own section."""
     from hydra import compose, initialize_config_dir
 
     with initialize_config_dir(str(CONF), version_base=_VERSION_BASE):
-        return compose("config", list(words))
+        config = compose("config", list(words), return_hydra_config=True)
+    files = tuple(f"{group}/{choice}" for group, choice in config.hydra.runtime.choices.items() if choice)
+    with open_dict(config):
+        del config["hydra"]
+    return Composed(config, files)
 
 
-def compose_fast(overrides: Sequence[Any], searched: Sequence[Any]) -> DictConfig:
+def compose_by_hydra(words: Sequence[str]) -> DictConfig:
+    """The configuration alone."""
+    return compose_whole(words).config
+
+
+def compose_fast(overrides: Sequence[Any]) -> Composed:
     """As ConfigLoaderImpl.load_configuration of Hydra 1.3 does it, but for its own section."""
     from hydra import version
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -45,9 +107,8 @@ def compose_fast(overrides: Sequence[Any], searched: Sequence[Any]) -> DictConfi
     setup_globals()
     loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
     files = CachingConfigRepository(loader.repository)
-    loader._process_config_searchpath("config", list(searched), files)
     chosen = create_defaults_list(files, "config", list(overrides), prepend_hydra=False, skip_missing=False)
     config = loader._compose_config_from_defaults_list(chosen.defaults, files)
     OmegaConf.set_struct(config, True)
     loader._apply_overrides_to_config(chosen.config_overrides, config)
-    return config
+    return Composed(config, tuple(file.config_path for file in chosen.defaults if file.config_path))

@@ -74,8 +74,9 @@ def load_sweep(
 def _refuse_verbatim(typed: CommandLine) -> None:
     """What is taken as typed is never a sweep, also where it looks like one."""
     given = dict(typed.raw)
-    if "," in given.get("confirm", ""):
-        raise _never("confirm")
+    for key in ("confirm", "machine"):
+        if "," in given.get(key, "") and not given[key].startswith("["):
+            raise _never(key)
     if given.get("resume", "null") != "null":
         raise UsageError(
             "resume= runs what is missing of a sweep that was; it takes no -m",

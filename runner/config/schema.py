@@ -10,6 +10,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import II, OmegaConf
 
 from runner.errors import UsageError
+from runner.plan.settings import script_text
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 CONF = CHECKOUT / "conf"
@@ -266,6 +267,19 @@ def is_section_key(key: str) -> bool:
     """Whether this key is one of a section, which needs all of its own."""
     parent, _, name = key.rpartition(".")
     return name in keys_of(type_at(parent))
+
+
+_ENV = re.compile(r"phase\.jobs\.[^.]+\.env\.[^.]+")
+
+
+def is_text(kind: Any, key: str) -> bool:
+    """Whether a text is what stands behind this key of this type."""
+    return bare(kind) is str or bool(_ENV.fullmatch(key))
+
+
+def arrives_as(value: Any, key: str) -> str:
+    """The text that a text key makes of what YAML or Hydra's grammar read there."""
+    return script_text(value) if _ENV.fullmatch(key) else str(value)
 
 
 def wanted(kind: Any) -> str:

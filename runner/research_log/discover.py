@@ -9,7 +9,7 @@ from typing import Any
 from runner.errors import UsageError
 from runner.plan.next_command import line_of, places
 from runner.plan.settings import Settings
-from runner.research_log.phases import PhaseFolder, State, phase_files, phase_folders
+from runner.research_log.phases import PhaseFolder, State, file_to_write, phase_files, phase_folders
 from runner.world.world import Asking
 
 
@@ -70,7 +70,8 @@ def discover(settings: Settings) -> Asking[Discovery]:
     )
     current = phases[-1] if phases else None
     name = current.folder.name if current else None
-    return Discovery(name, _what_next(current, settings), phases, _broken_files(settings))
+    taken = {choice for choice, _ in declared.values()}
+    return Discovery(name, _what_next(current, taken, settings), phases, _broken_files(settings))
 
 
 def _declared_jobs(folders: tuple[Path, ...]) -> dict[str, tuple[str, tuple[str, ...]]]:
@@ -90,7 +91,7 @@ def _broken_files(settings: Settings) -> tuple[str, ...]:
     return tuple(problem.message for problem in found if problem)
 
 
-def _what_next(current: DiscoveredPhase | None, settings: Settings) -> str:
+def _what_next(current: DiscoveredPhase | None, taken: set[str], settings: Settings) -> str:
     """The command that the current phase's state asks for."""
     log = settings.paths.shown(settings.paths.research_log)
     if current is None:
@@ -101,6 +102,13 @@ def _what_next(current: DiscoveredPhase | None, settings: Settings) -> str:
     if state is State.EMPTY:
         return f"${{EDITOR:-vi}} {shlex.quote(settings.paths.shown(folder.path / 'PLAN.md'))}"
     if not current.jobs:
-        conf = settings.paths.shown(settings.paths.conf[-1] / "phase")
-        return f"${{EDITOR:-vi}} {shlex.quote(f'{conf}/phase{folder.number}.yaml')}"
+        return f"${{EDITOR:-vi}} {shlex.quote(settings.paths.shown(_yaml_of(current, taken, settings)))}"
     return line_of(settings, f"phase={current.choice}", f"action={current.jobs[0]}", *places(settings))
+
+
+def _yaml_of(phase: DiscoveredPhase, taken: set[str], settings: Settings) -> Path:
+    """The file that declares the phase, or the one to write, which is no other phase's."""
+    files = dict(phase_files(settings.paths.conf))
+    if phase.choice:
+        return files[phase.choice]
+    return file_to_write(phase.folder.name, settings.paths.conf, taken)

@@ -1,6 +1,7 @@
 """The phases of the research log: their folders, their states, their files in conf/."""
 
 import re
+from collections.abc import Container
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
@@ -61,3 +62,13 @@ def phase_files(folders: tuple[Path, ...]) -> tuple[tuple[str, Path], ...]:
     """(choice, file) of every phase; a later folder's file stands for an earlier one's of the same name."""
     found = {file.stem: file for folder in folders for file in sorted((folder / "phase").glob("*.yaml"))}
     return tuple(sorted(found.items()))
+
+
+def file_to_write(folder: str, folders: tuple[Path, ...], taken: Container[str] = ()) -> Path:
+    """Where the YAML of a phase's folder belongs: `phase14.yaml`, or its whole name where a twin took that.
+
+    It is in the last of the folders of configuration. `taken` are the files that declare another phase.
+    """
+    match = _PHASE_FOLDER.match(folder)
+    short = match[0] if match else folder
+    return folders[-1] / "phase" / f"{folder if short in taken else short}.yaml"

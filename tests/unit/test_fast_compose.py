@@ -7,8 +7,8 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config import fast_compose
-from runner.config.compose import in_grammar, parsed
-from runner.config.fast_compose import compose_by_hydra, compose_fast, composed
+from runner.config.compose import parsed
+from runner.config.fast_compose import compose_by_hydra, compose_fast, composed, searched_first
 from runner.config.freeze import load
 from runner.errors import UsageError
 from tests.support import Lab
@@ -40,7 +40,7 @@ def structs(config: Any) -> list[bool | None]:
 @pytest.mark.parametrize("case", COMMAND_LINES)
 def test_the_same_as_hydra_composes(case: str) -> None:
     overrides = parsed(COMMAND_LINES[case])
-    short, full = compose_fast(overrides, ()), compose_by_hydra(COMMAND_LINES[case])
+    short, full = compose_fast(overrides).config, compose_by_hydra(COMMAND_LINES[case])
     assert OmegaConf.to_yaml(short) == OmegaConf.to_yaml(full)
     assert list(short) == list(full)
     assert structs(short) == structs(full)
@@ -48,9 +48,9 @@ def test_the_same_as_hydra_composes(case: str) -> None:
 
 def test_the_same_with_a_folder_of_ones_own(research_log: Lab) -> None:
     research_log.add_phase(args={"lr": "${batch_size}"}, batch_size=8)
-    where = [f"hydra.searchpath=[{in_grammar('', str(research_log.conf))[1:]}]"]
-    short = compose_fast(parsed(["phase=phase1"]), parsed(where))
-    assert OmegaConf.to_yaml(short) == OmegaConf.to_yaml(compose_by_hydra(["phase=phase1", *where]))
+    with searched_first(research_log.conf):
+        short = compose_fast(parsed(["phase=phase1"])).config
+        assert OmegaConf.to_yaml(short) == OmegaConf.to_yaml(compose_by_hydra(["phase=phase1"]))
     assert short.phase.name == "phase1-test"
 
 
@@ -59,7 +59,7 @@ def test_the_same_with_a_folder_of_ones_own(research_log: Lab) -> None:
     [["hydra.run.dir=x"], ["hydra/job_logging=disabled"], ["+hydra.job.env_set.A=b"]],
 )
 def test_hydras_own_keys_are_composed_by_hydra(words: list[str]) -> None:
-    assert composed(parsed(words)) == compose_by_hydra([])
+    assert composed(parsed(words)).config == compose_by_hydra([])
 
 
 def test_a_phase_may_choose_among_hydras_own_groups(research_log: Lab) -> None:
@@ -75,4 +75,4 @@ def test_an_inside_of_hydras_that_changed_is_done_without(monkeypatch: pytest.Mo
         raise AttributeError("ConfigLoaderImpl has no _compose_config_from_defaults_list")
 
     monkeypatch.setattr(fast_compose, "compose_fast", changed)
-    assert composed(parsed(["phase=phase12"])) == compose_by_hydra(["phase=phase12"])
+    assert composed(parsed(["phase=phase12"])).config == compose_by_hydra(["phase=phase12"])

@@ -282,6 +282,157 @@ def test_discover_names_a_broken_file_and_other_verbs_do_not_mind(
     assert not runner_here("phase=phase1", "action=train", *research_log.args).stderr
 
 
+# A line of a phase's YAML → what the message must say. YAML 1.1 reads each as something else, in silence.
+LOST_WORDS = {
+    "artifacts: [2024_01]": ("phase.artifacts: YAML reads 2024_01 as the number 202401", '"2024_01"'),
+    "artifacts:\n    - 2024_01": ("phase1.yaml:6: phase.artifacts", 'Write it in quotes: "2024_01"'),
+    "inputs: [007]": ("phase.inputs: YAML reads 007 as the number 7", '"007"'),
+    "source: {git: x, ref: 12e4567}": ("phase.source.ref: YAML reads 12e4567 as the number inf", '"12e4567"'),
+    "source: {git: x, ref: 0123456}": ("phase.source.ref: YAML reads 0123456 as the number 42798",),
+    "data: {command: yes, done: x}": ("phase.data.command: YAML reads yes as true", '"yes"'),
+    "preflight: {packages: {x: 3.10}}": ("phase.preflight.packages.x", "as the number 3.1", '"3.10"'),
+    "jobs: {train: {entrypoint: train.py, env: {OMP_NUM_THREADS: 010}}}": (
+        "phase.jobs.train.env.OMP_NUM_THREADS: YAML reads 010 as the number 8",
+        'Write it in quotes: "010"',
+    ),
+    "jobs: {train: {entrypoint: train.py, env: {A: off}}}": ("env.A: YAML reads off as false",),
+    "jobs: {train: {entrypoint: train.py, args: {lang: no}}}": (
+        "phase.jobs.train.args.lang: YAML reads no as false",
+        'Write it in quotes: "no", or false for the flag',
+    ),
+    "jobs: {train: {entrypoint: train.py, args: {x: [1, 2024_01]}}}": (
+        "args.x: YAML reads 2024_01 as the number 202401",
+        'Write it in quotes: "2024_01", or 202401 for the number',
+    ),
+    "jobs: {train: {entrypoint: train.py, args: {at: 12:30:00}}}": ("args.at", "as the number 45000"),
+    "jobs: {train: {entrypoint: train.py, args: {commit: 0x1f}}}": ("args.commit", "as the number 31"),
+    "jobs: {train: {entrypoint: train.py, args: {commit: 12e4567}}}": ("args.commit", "as the number inf"),
+    "batch_size: 010": ("phase.batch_size: YAML reads 010 as the number 8", "the number that is meant: 8"),
+}
+
+
+@pytest.mark.parametrize("line", LOST_WORDS)
+def test_a_word_that_yaml_would_change_is_refused_with_the_quotes_to_add(
+    line: str, research_log: Lab, runner_here: Runner
+) -> None:
+    research_log.add_phase()
+    file = research_log.conf / "phase/phase1.yaml"
+    file.write_text(f"# @package _global_\nphase:\n  name: phase1-test\n\n  {line}\n")
+    typed = ("phase=phase1", "action=train", *research_log.args)
+    for words in (typed, (*typed, "hydra.verbose=true"), ("--cfg", "job", *typed)):
+        done = runner_here(*words)
+        assert (done.exit_code, done.stdout) == (64, ""), done
+        for said in ("phase1.yaml:", *LOST_WORDS[line]):
+            assert said in done.stderr, done
+    assert LOST_WORDS[line][0] in runner_here(*research_log.args).stderr  # discover warns of it
+
+
+def test_a_word_of_an_instance_file_that_yaml_would_change_is_refused(
+    research_log: Lab, runner_here: Runner
+) -> None:
+    research_log.add_phase()
+    (research_log.conf / "instance").mkdir()
+    (research_log.conf / "instance/mine.yaml").write_text("provider: lambda\nname: gpu\npython: 3.10\n")
+    done = runner_here("phase=phase1", "instance=mine", *research_log.args)
+    assert done.exit_code == 64, done
+    assert "instance/mine.yaml:3: python: YAML reads 3.10 as the number 3.1" in done.stderr
+
+
+def test_words_that_arrive_as_they_stand_need_no_quotes(research_log: Lab, tmp_path: Path) -> None:
+    research_log.add_phase()
+    (research_log.conf / "phase/phase1.yaml").write_text("""# @package _global_
+phase:
+  name: phase1-test
+  artifacts: [2024-01-05, 123, 1.5, !!str 010]
+  source: {git: x, ref: 1234567}
+  jobs:
+    train:
+      entrypoint: train.py
+      args: {lr: 1e-4, eps: 1.50, n: -3, big: 1e3, top: .inf, do: true, not: False, none: null, who: "no"}
+      env: {A: 10, B: true, C: 1.5, D: "010", E: null}
+""")
+    phase = load(
+        ["phase=phase1", f"paths.research_log={research_log.log}"], tmp_path, research_log.conf
+    ).phase
+    assert phase and phase.source
+    assert (phase.artifacts, phase.source.ref) == (("2024-01-05", "123", "1.5", "010"), "1234567")
+    assert dict(phase.jobs[0].env) == {"A": "10", "B": "true", "C": "1.5", "D": "010", "E": None}
+    assert list(dict(phase.jobs[0].args).values()) == [
+        *(0.0001, 1.5, -3, 1000.0, float("inf"), True, False, None, "no")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("phase.source={git: x, ref: y}", "y"),
+        ("phase.source.ref=12e4567", "12e4567"),
+        ("phase.source.ref=1_000", "1_000"),
+    ],
+)
+def test_a_typed_text_is_no_number(typed: str, expected: str, research_log: Lab, tmp_path: Path) -> None:
+    research_log.add_phase(source={"git": "x", "ref": "y"}, artifacts=["a"])
+    words = ["phase=phase1", f"paths.research_log={research_log.log}"]
+    phase = load([*words, typed, "phase.artifacts=[2024_01, b]"], tmp_path, research_log.conf).phase
+    assert phase and phase.source
+    assert (phase.source.ref, phase.artifacts) == (expected, ("2024_01", "b"))
+
+
+# ------------------------------------------------------------------------------------ one's own folder
+
+
+def test_a_file_of_ones_own_wins_over_a_shipped_one_for_every_verb(
+    research_log: Lab, runner_here: Runner
+) -> None:
+    folder = research_log.add_phase("phase11-mine", args={"x": "of my own"})
+    (folder / "PLAN.md").touch()
+    typed = ("phase=phase11", "action=train", *research_log.args)
+    for more in ((), ("hydra.verbose=true",)):
+        plan = runner_here(*typed, *more, "output=json").plan
+        assert plan["phase"] == "phase11-mine"
+        assert "of my own" in plan["steps"][-1]["command"]
+    assert "name: phase11-mine" in runner_here("--cfg", "job", *typed).stdout
+    shown = runner_here("output=json", *research_log.args).plan
+    assert "phase=phase11 action=train" in shown["next"]
+    assert shown["current"] == "phase11-mine"
+
+
+def test_an_instance_of_ones_own_wins_too(research_log: Lab, runner_here: Runner) -> None:
+    research_log.add_phase()
+    (research_log.conf / "instance").mkdir()
+    (research_log.conf / "instance/gpu_1x_a10.yaml").write_text("provider: lambda\nname: mine\n")
+    done = runner_here("instance=gpu_1x_a10", "--cfg", "job", "-p", "instance", *research_log.args)
+    assert "name: mine" in done.stdout, done
+
+
+def test_the_top_file_of_another_program_is_none_of_ours(research_log: Lab, runner_here: Runner) -> None:
+    research_log.add_phase()
+    (research_log.conf / "config.yaml").write_text("defaults: [nope]\n")
+    for words in (("action=train",), ("--cfg", "job")):
+        assert runner_here("phase=phase1", *words, *research_log.args).exit_code == 0
+
+
+def test_of_twins_discover_does_not_propose_the_file_of_the_other(
+    research_log: Lab, runner_here: Runner
+) -> None:
+    research_log.add_phase("phase3-a")
+    (research_log.log / "phase3-b").mkdir()
+    (research_log.log / "phase3-b/PLAN.md").touch()
+    shown = runner_here("output=json", *research_log.args).plan
+    assert (shown["current"], shown["next"].rpartition("/")[2]) == ("phase3-b", "phase3-b.yaml")
+    told = runner_here("phase=phase3-b", *research_log.args).stderr
+    assert "conf/phase/phase3-b.yaml:" in told
+
+
+def test_several_machines_are_no_machine_of_that_name(research_log: Lab, runner_here: Runner) -> None:
+    research_log.add_phase(args={"x": 1})
+    typed = ("phase=phase1", "action=train", "instance=gpu_1x_a10", "machine=a,b", *research_log.args)
+    done = runner_here("-m", "phase.jobs.train.args.x=1,2", *typed)
+    assert (done.exit_code, "A sweep over machine is not possible" in done.stderr) == (64, True), done
+    done = runner_here(*typed)
+    assert (done.exit_code, "machine=a,b: the name or id of one machine" in done.stderr) == (64, True), done
+
+
 def test_nothing_is_wrong_with_the_files_that_ship() -> None:
     for group in GROUPS:
         for file in sorted((CONF / group).glob("*.yaml")):
