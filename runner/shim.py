@@ -365,6 +365,7 @@ def keep(args: argparse.Namespace, lock: int, told: int, is_detached: bool) -> N
         os.setsid()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
+    shown = [] if is_detached else [os.dup(1)]  # whoever typed `run` reads along
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(nothing, descriptor)
@@ -373,7 +374,7 @@ def keep(args: argparse.Namespace, lock: int, told: int, is_detached: bool) -> N
     os.write(lock, b"%d %d %d\n" % (ours, ours if is_detached else os.getpgid(0), ours))
     printed, prints = os.pipe()
     log = os.open(os.path.join(args.run, "log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    writer = threading.Thread(target=write_log, args=(printed, log, args.run), daemon=True)
+    writer = threading.Thread(target=write_log, args=(printed, log, args.run, shown), daemon=True)
     writer.start()
     code = run_job(args, lock, prints, told if is_detached else -1)
     os.close(prints)
@@ -382,6 +383,8 @@ def keep(args: argparse.Namespace, lock: int, told: int, is_detached: bool) -> N
         remove(os.path.join(args.run, name))
     record_exit_code(args.run, log, code)
     os.close(lock)
+    while shown:
+        os.close(shown.pop())
     if not is_detached:
         os.write(told, b"%d\n" % code)
         if writer.is_alive():
@@ -440,8 +443,8 @@ def environment(args: argparse.Namespace) -> dict:  # type: ignore[type-arg]
     return env
 
 
-def write_log(printed: int, log: int, folder: str) -> None:
-    """All that the job prints onto its log, until nobody can print any more.
+def write_log(printed: int, log: int, folder: str, shown: "list[int]") -> None:
+    """All that the job prints onto its log, and to those who read along, until nobody can print any more.
 
     A disk that is full is not the job's trouble: its words are let go, and the last line says so.
     """
@@ -450,6 +453,11 @@ def write_log(printed: int, log: int, folder: str) -> None:
         data = os.read(printed, 1 << 16)
         if not data:
             break
+        for reader in list(shown):
+            try:
+                write_all(reader, data)
+            except OSError:
+                shown.clear()  # it left
         try:
             if not is_cut:
                 write_all(log, data)

@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 from runner.executors.base import Submission, job_command
 from runner.executors.local import Local
 from runner.plan.settings import Job
+from runner.plan.tools import Here
 from runner.research_log.runs import RunPaths
+from runner.world.files import write_tools
 from tests.support import runner_env, soak_size
 
 SCRIPT = "import json, os, sys; print(json.dumps([sys.argv, os.environ['V']]))"
@@ -98,7 +100,9 @@ class Bench:
         )
         paths = RunPaths.of("research-log", folder.name, "0001-train")
         script = f"research-log/{folder.name}/{case.entrypoint}"
-        (step,) = Local(root, self.venv).submit(Submission(job_command(job, script), paths))
+        local = Local(Here(root, root / ".runner"), self.venv)
+        (step,) = local.submit(Submission(job_command(job, script), paths))
+        write_tools(step.tools)
         done = subprocess.run(
             ["/bin/bash", "-c", step.command], env=self.env, capture_output=True, check=False, cwd="/"
         )
