@@ -1921,7 +1921,7 @@ def install(args: argparse.Namespace, uv: str, venv: str) -> int:
         code, path = locked(args)
         if code:
             return code
-        words += ["--no-deps", "-r", path]
+        words += ["-r", path]
     elif args.own:
         words += [word for path in requirements for word in ("-r", path)]
     extra = None

@@ -85,8 +85,8 @@ def _push(
     """git's list without the products of runs, through rsync; the shim there makes the folder before, and
     removes what was pushed once and is gone here."""
     prepared = remote.call_shim("prepare", pushed.name)
-    listed = _git_list(folder, phase) if code.is_in_git else _plain_list(folder, phase)
-    rsync = f"rsync -lptRc0 --ignore-missing-args --files-from=- {_by_ssh(remote)}"
+    listed = _git_list(folder, phase, code.gone) if code.is_in_git else _plain_list(folder, phase)
+    rsync = f"rsync -lptRc0 --files-from=- {_by_ssh(remote)}"
     source = f"{folder}/" if ":" not in folder else f"./{folder}/"
     line = f"{prepared.text} && {listed} | {rsync} {quote(source)} {_far(remote, folder)}"
     if inputs:
@@ -116,9 +116,9 @@ def _far(remote: Remote, folder: str = "") -> str:
     return f"{'' if plain else '-s '}{quote(f'{remote.alias}:{path}')}"
 
 
-def _git_list(folder: str, phase: Phase) -> str:
-    """git's own list of the folder, from within it, but for what runs made."""
-    left_out = [_pathspec(name) for name in _product_names(phase)]
+def _git_list(folder: str, phase: Phase, gone: tuple[str, ...]) -> str:
+    """git's own list of the folder, from within it, but for what runs made and what was removed by hand."""
+    left_out = [_pathspec(name) for name in (*_product_names(phase), *gone)]
     return sh("git", "-C", folder, "ls-files", "-zco", "--exclude-standard", *left_out).text
 
 

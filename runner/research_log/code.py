@@ -24,6 +24,7 @@ class Code:
     submodules: tuple[str, ...] = ()
     sums: tuple[str, ...] = ()  # the sha256 of each file
     is_in_git: bool = True
+    gone: tuple[str, ...] = ()  # what git lists and is not here any more, relative to the phase's folder
 
 
 def code_of(root: Path, phase: str, artifacts: tuple[str, ...]) -> Fact[Code]:
@@ -42,7 +43,8 @@ def code_of(root: Path, phase: str, artifacts: tuple[str, ...]) -> Fact[Code]:
         else:
             listed = [str(path.relative_to(root)) for path in _walk(root / phase)]
         code = _code_in(root, phase, sorted(set(listed)), artifacts)
-        return replace(code, is_in_git=result.ok)
+        gone = tuple(sorted({n[len(phase) + 1 :] for n in listed if not os.path.lexists(root / n)}))
+        return replace(code, is_in_git=result.ok, gone=gone)
 
     return Fact(ask, read)
 
