@@ -1270,6 +1270,7 @@ def files(args: argparse.Namespace) -> int:
             if os.path.isabs(record["link"]) or not to.startswith(os.path.realpath(".") + os.sep):
                 record["state"] = "outside"
         record["run"] = maker(began, record["mtime"])
+        record["token"] = read_text("runs", record["run"], "token") or "" if record["run"] else ""
         answer.document({"file": record})
     answer.end()
     return 0
@@ -1453,6 +1454,7 @@ def fetch_once(args: argparse.Namespace) -> int:
     wanted = [r for r in theirs if r["state"] != "unreadable" and (r["state"] == "open" or not is_same(r))]
     links = [record for record in wanted if record["state"] == "link"]
     plain = [record for record in wanted if record["state"] == "file"]
+    forget_all_but({os.path.join(INCOMING, record["path"]) for record in plain})
     home = Home(place)
     failed = [record for record in wanted if record["state"] == "open"]
     for record in links:
@@ -1479,6 +1481,13 @@ def fetch_once(args: argparse.Namespace) -> int:
     print("verified: %d files" % len(theirs), flush=True)
     shutil.rmtree(INCOMING, ignore_errors=True)
     return 0
+
+
+def forget_all_but(kept: "set[str]") -> None:
+    """What was fetched once and is no longer wanted gives its space back."""
+    for path in below(INCOMING) if os.path.isdir(INCOMING) else ():
+        if path not in kept:
+            remove(path)
 
 
 ZEROS = bytes(1 << 20)
@@ -1607,7 +1616,7 @@ class Home:
         for line in (read_text(self.file) or "").splitlines():
             try:
                 told = json.loads(line)
-                self.known[(told["path"], told["sum"])] = (told["from"], told["run"])
+                self.known[(told["path"], told["sum"])] = (told["from"], told["run"], told["token"])
             except (ValueError, KeyError, TypeError):
                 continue  # a line of an earlier version
 
@@ -1639,10 +1648,11 @@ class Home:
         self.remember(record)
 
     def remember(self, record: dict) -> None:  # type: ignore[type-arg]
-        told = {"from": self.place, "run": record["run"], "sum": record["sha256"], "path": record["path"]}
+        told = {"from": self.place, "sum": record["sha256"], "path": record["path"]}
+        told.update(run=record["run"], token=record["token"])
         with open(self.file, "a") as file:
             file.write(json.dumps(told) + "\n")
-        self.known[(record["path"], record["sha256"])] = (self.place, record["run"])
+        self.known[(record["path"], record["sha256"])] = (self.place, record["run"], record["token"])
 
     def keep(self, record: dict, arrived: str) -> None:  # type: ignore[type-arg]
         """Keep what is here of a file that another takes the name of, unless nothing of it would be lost."""
@@ -1652,11 +1662,11 @@ class Home:
             was = sum_of(file.fileno(), size)
         if arrived and record["size"] >= size and prefix_sum(arrived, size) == was:
             return  # it only grew
-        place, run = self.known.get((path, was), ("", ""))
+        place, run, token = self.known.get((path, was), ("", "", ""))
         is_cut_short = record["size"] < size and (
             record["size"] * 2 < size or prefix_sum(path, record["size"]) == record["sha256"]
         )
-        if place == self.place and run == record["run"] and not is_cut_short:
+        if (place, run, token) == (self.place, record["run"], record["token"]) and not is_cut_short:
             return  # the same run saved it anew
         inside = os.path.join(run, "artifacts") if run else os.path.join("replaced", was[:8])
         kept = os.path.join("runs", inside, path)

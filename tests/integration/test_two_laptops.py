@@ -44,9 +44,3 @@ def test_a_clone_of_the_source_is_refused_as_well(rig: Rig, theirs: Path) -> Non
     refused = rig.run(*TRAIN)
     assert refused.exit_code == 77, refused
     assert (theirs.parent.parent / "train.py").read_text() == "theirs"
-
-
-def test_a_command_of_the_person_leaves_word_of_the_artifacts_of_its_phase(rig: Rig) -> None:
-    rig.lab.add_phase(artifacts=["out/"])
-    plan = rig.run("phase=phase1", "action=run", "command=true", "output=json").plan
-    assert "printf '%s\\0' out/" in plan["steps"][0]["command"].replace("'\"'\"'", "'")
