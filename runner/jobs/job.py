@@ -15,7 +15,8 @@ from runner.plan.next_command import MACHINE, line_of, spell_next
 from runner.plan.plan import Effect, Member, Plan, Revision, Step, Target, target_of
 from runner.plan.settings import LOCAL, Job, Phase, Settings, Value, script_text
 from runner.plan.tools import here_of
-from runner.research_log.code import Code, code_of, revision_of
+from runner.research_log.code import Code, ask_revision, code_of
+from runner.research_log.phases import phase_files
 from runner.research_log.runs import (
     RunPaths,
     RunState,
@@ -100,7 +101,8 @@ def planned(settings: Settings, declared: Job, work_of: Callable[[RunPaths], Wor
     log_name = settings.paths.research_log.name
     folder = f"{log_name}/{phase.name}"
     code: Code = yield code_of(settings.paths.root, folder, phase.artifacts)
-    revision: Revision = yield revision_of(settings.paths.root, folder, phase.artifacts)
+    yaml = dict(phase_files(settings.paths.conf)).get(phase.choice)
+    revision = yield from ask_revision(settings.paths.root, folder, phase.artifacts, yaml)
     run = next_run(settings.paths.research_log / phase.name, declared.name, settings.run)
     paths = RunPaths.of(log_name, phase.name, run)
     work = work_of(paths)

@@ -6,14 +6,14 @@ import re
 from pathlib import Path, PurePosixPath
 
 from runner.environment.setup import needed_phase
-from runner.errors import UsageError
+from runner.errors import CheckFailed, UsageError
 from runner.executors.base import Submission
 from runner.executors.ssh import Remote, remote_of
 from runner.plan.command import Command, quote, sh
 from runner.plan.plan import HERE, Effect, Plan, Step, target_of
 from runner.plan.settings import Phase, Settings
 from runner.plan.tools import Tool
-from runner.research_log.code import Code, code_of
+from runner.research_log.code import GIT, Code, code_of
 from runner.world.world import Asking
 
 
@@ -53,6 +53,13 @@ def sync_step(settings: Settings, phase: Phase, code: Code, submission: Submissi
             reason=f"{phase.source.git} at {phase.source.ref}",
             tools=remote.tools,
             repeats=True,
+        )
+    if code.git_error:
+        said, *more = code.git_error.splitlines()
+        raise CheckFailed(
+            f"{_folder_of(settings, phase)}: {said}",
+            *(line.strip() for line in more if line.strip()),
+            "Nothing was pushed: without git's own list, what it ignores would be among it (.env, data).",
         )
     if code.submodules:
         raise UsageError(
@@ -119,7 +126,7 @@ def _far(remote: Remote, folder: str = "") -> str:
 def _git_list(folder: str, phase: Phase, gone: tuple[str, ...]) -> str:
     """git's own list of the folder, from within it, but for what runs made and what was removed by hand."""
     left_out = [_pathspec(name) for name in (*_product_names(phase), *gone)]
-    return sh("git", "-C", folder, "ls-files", "-zco", "--exclude-standard", *left_out).text
+    return sh(*GIT, "-C", folder, "ls-files", "-zco", "--exclude-standard", *left_out).text
 
 
 def _pathspec(name: str) -> str:

@@ -3,13 +3,14 @@
 import os
 import re
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import file_digest, sha256
 from pathlib import Path, PurePosixPath
 
-from runner.plan.command import sh
+from runner.plan.command import Command, sh
 from runner.plan.plan import Revision
-from runner.world.world import Fact, Result
+from runner.world.world import Asking, Fact, Result
 
 # ------------------------------------------------------------------------------------ code
 
@@ -25,6 +26,18 @@ class Code:
     sums: tuple[str, ...] = ()  # the sha256 of each file
     is_in_git: bool = True
     gone: tuple[str, ...] = ()  # what git lists and is not here any more, relative to the phase's folder
+    git_error: str = ""  # what git says where it fails, and not because there is no repository
+
+
+# What would lead git away from the folder that it is asked about.
+_ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR")
+GIT = ("env", *(word for name in _ELSEWHERE for word in ("-u", name)), "git")
+
+
+def _git(folder: Path, *words: str) -> Command:
+    """What git is asked of a folder; it answers in English, and writes nothing."""
+    plain = ("--no-optional-locks", "--literal-pathspecs")
+    return sh(*GIT[:-1], "LC_ALL=C", "git", "-C", folder, *plain, *words)
 
 
 def code_of(root: Path, phase: str, artifacts: tuple[str, ...]) -> Fact[Code]:
@@ -32,10 +45,7 @@ def code_of(root: Path, phase: str, artifacts: tuple[str, ...]) -> Fact[Code]:
 
     `runs/`, `run.log`, environments and artifacts are never code, ignored by git or not.
     """
-    ask = sh(
-        *("git", "-C", root, "--no-optional-locks", "--literal-pathspecs"),
-        *("ls-files", "-co", "--exclude-standard", "-z", "--", phase),
-    )
+    ask = _git(root, "ls-files", "-co", "--exclude-standard", "-z", "--", phase)
 
     def read(result: Result) -> Code:
         if result.ok:
@@ -44,9 +54,20 @@ def code_of(root: Path, phase: str, artifacts: tuple[str, ...]) -> Fact[Code]:
             listed = [str(path.relative_to(root)) for path in _walk(root / phase)]
         code = _code_in(root, phase, sorted(set(listed)), artifacts)
         gone = tuple(sorted({n[len(phase) + 1 :] for n in listed if not os.path.lexists(root / n)}))
-        return replace(code, is_in_git=result.ok, gone=gone)
+        return replace(code, is_in_git=result.ok, gone=gone, git_error=_error_of(root / phase, result))
 
     return Fact(ask, read)
+
+
+def _error_of(folder: Path, result: Result) -> str:
+    """git's own words where it is there and fails; empty where there is no git, or no repository."""
+    said = result.stderr.decode(errors="replace").strip()
+    if result.ok or result.exit_code == 127 or said.startswith("xcrun: "):  # macOS's stand-in for git
+        return ""
+    has_repository = any(os.path.lexists(above / ".git") for above in (folder, *folder.parents))
+    if "not a git repository (or any" in said and not has_repository:
+        return ""
+    return said or f"git ended with exit code {result.exit_code}"
 
 
 def _walk(folder: Path) -> list[Path]:
@@ -92,22 +113,58 @@ def is_product(name: str, artifacts: tuple[str, ...]) -> bool:
     return any(PurePosixPath(name).is_relative_to(artifact.rstrip("/")) for artifact in artifacts)
 
 
-def revision_of(root: Path, phase: str, artifacts: tuple[str, ...]) -> Fact[Revision]:
-    """The revision of the phase's code, for people: the digest is of the content itself."""
-    ask = sh(
-        *("git", "-C", root, "--no-optional-locks", "--literal-pathspecs"),
-        *("status", "--porcelain=v2", "--branch", "-z", "--untracked-files=all", "--", phase),
-    )
+def ask_revision(root: Path, phase: str, artifacts: tuple[str, ...], yaml: Path | None) -> Asking[Revision]:
+    """The revision of the phase's code, for people (the digest is of the content itself), and of its YAML."""
+    found: Revision = yield _revision_of(root, phase, artifacts)
+    if yaml is None or found == Revision(None):
+        return found
+    changed: tuple[str, ...] = yield _changed_in(yaml)
+    return replace(found, changed=tuple(sorted((*found.changed, *changed))))
+
+
+def _revision_of(root: Path, phase: str, artifacts: tuple[str, ...]) -> Fact[Revision]:
+    """Without a commit outside git, and where git fails."""
+    ask = _git(root, *_STATUS, "--branch", "--", phase)
 
     def read(result: Result) -> Revision:
         if not result.ok:
             return Revision(None)
-        fields = [os.fsdecode(entry) for entry in result.stdout.split(b"\0") if entry]
+        fields = _fields_of(result)
         commit = next((f.split()[-1] for f in fields if f.startswith("# branch.oid")), "")
-        paths = [f.split(" ", 8)[8] for f in fields if f.startswith("1 ")]
-        paths += [f[2:] for f in fields if f.startswith("? ")]
-        below = (p.partition(f"{phase}/")[2] for p in paths)  # git names them from its own root
+        below = (p.partition(f"{phase}/")[2] for p in _changed_paths(fields))  # git names them from its root
         names = sorted(PurePosixPath(p).name for p in below if p and not is_product(p, artifacts))
         return Revision(commit[:7] if re.fullmatch(r"[0-9a-f]{40,64}", commit) else None, tuple(names))
 
     return Fact(ask, read)
+
+
+def _changed_in(yaml: Path) -> Fact[tuple[str, ...]]:
+    """The name of this file where it is new or changed; it may be in another repository than the phase."""
+    ask = _git(yaml.parent, *_STATUS, "--", yaml.name)
+    return Fact(ask, lambda result: (yaml.name,) if result.ok and _changed_paths(_fields_of(result)) else ())
+
+
+_STATUS = ("status", "--porcelain=v2", "-z", "--untracked-files=all")
+_BEFORE_PATH = {
+    "1": 8,
+    "2": 9,
+    "u": 10,
+    "?": 1,
+}  # how many words stand before the path in a line of that kind
+
+
+def _fields_of(result: Result) -> list[str]:
+    """What stands between the NULs."""
+    return [os.fsdecode(entry) for entry in result.stdout.split(b"\0") if entry]
+
+
+def _changed_paths(fields: Sequence[str]) -> list[str]:
+    """What is changed, renamed, unmerged or new; behind what was renamed comes the path that it had."""
+    found, rest = [], iter(fields)
+    for entry in rest:
+        kind = entry[0]
+        if kind in _BEFORE_PATH:
+            found.append(entry.split(" ", _BEFORE_PATH[kind])[-1])
+        if kind == "2":
+            next(rest, None)
+    return found

@@ -1,13 +1,21 @@
 """The research log: states and order over names in real use, run numbers, and what is code."""
 
+import os
+import re
+import shutil
+import subprocess
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from runner.research_log.code import code_of
+from runner.config.freeze import load
+from runner.errors import CheckFailed
+from runner.jobs.transfer import sync
+from runner.research_log.code import Code, ask_revision, code_of
 from runner.research_log.phases import phase_folders
 from runner.research_log.runs import next_run, run_names
+from runner.world.live import Live, answer, observe
 from runner.world.world import Result
 
 # What is in a phase's folder → its state. A trailing slash is a folder.
@@ -158,7 +166,145 @@ def test_names_that_are_not_utf8_are_code(phase: Path) -> None:
 
 
 def test_a_fifo_is_not_waited_for(phase: Path) -> None:
-    import os
-
     os.mkfifo(phase / "pipe")
     assert "phase1-x/pipe" not in code_of(phase.parent, "phase1-x", ()).read(NO_GIT).files
+
+
+# ------------------------------------------------------------------------------------ git itself
+
+PHASE = "log/phase1-x"
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with two committed files of a phase, and its YAML."""
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    root = tmp_path / "a repository"
+    fill(root, f"{PHASE}/train.py {PHASE}/util.py conf/phase/phase1.yaml .gitignore")
+    (root / ".gitignore").write_text(".env\n")
+    (root / PHASE / "train.py").write_text("print(1)\n" * 9)
+    git(root, "init", "-q", "-b", "main")
+    commit(root)
+    return root
+
+
+def git(root: Path, *words: str, is_fine: bool = True) -> None:
+    who = ("-c", "user.name=t", "-c", "user.email=t@t")
+    subprocess.run(["git", *who, *words], cwd=root, check=is_fine, capture_output=True)
+
+
+def commit(root: Path) -> None:
+    git(root, "add", "-A")
+    git(root, "commit", "-qm", "-")
+
+
+def code(root: Path) -> Code:
+    return observe(Live(), code_of(root, PHASE, ()))
+
+
+def changed(root: Path, yaml: Path | None = None) -> tuple[str, ...]:
+    found = answer(Live(), ask_revision(root, PHASE, (), yaml))
+    assert found.commit is not None
+    return found.changed
+
+
+def sync_line(root: Path) -> str:
+    words = ["phase=mine", "action=sync", "instance=gpu_1x_a10", f"paths.research_log={root / 'log'}"]
+    folder = root.parent / "conf/phase"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text('# @package _global_\n{"phase": {"name": "phase1-x"}}\n')
+    plan = answer(Live(), sync(load(words, root, folder.parent)))
+    return plan.steps[0].command
+
+
+def test_git_that_fails_pushes_nothing_and_says_why(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    (repository / PHASE / ".env").write_text("SECRET=1")
+    with pytest.raises(CheckFailed, match="dubious ownership") as raised:
+        sync_line(repository)
+    assert raised.value.exit_code == 65
+    assert any("safe.directory" in hint for hint in raised.value.hints)
+
+
+def test_a_damaged_repository_is_not_taken_for_none(repository: Path) -> None:
+    (repository / ".git/HEAD").unlink()
+    assert "not a git repository" in code(repository).git_error
+
+
+def test_a_worktree_whose_repository_is_gone_is_not_taken_for_none(tmp_path: Path) -> None:
+    fill(tmp_path / PHASE, "train.py")
+    (tmp_path / ".git").write_text(f"gitdir: {tmp_path}/gone\n")
+    assert "not a git repository" in code(tmp_path).git_error
+
+
+def test_outside_git_every_file_is_code(tmp_path: Path) -> None:
+    fill(tmp_path / PHASE, "train.py .env")
+    found = code(tmp_path)
+    assert (len(found.files), found.is_in_git, found.git_error) == (2, False, "")
+
+
+def test_without_git_every_file_is_code(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = shutil.which("env")
+    assert env
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/env").symlink_to(env)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    found = code(repository)
+    assert (len(found.files), found.is_in_git, found.git_error) == (2, False, "")
+
+
+@pytest.mark.parametrize("name", ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR"])
+def test_a_caller_in_another_repository_is_not_led_there(
+    name: str, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (repository / PHASE / ".env").write_text("SECRET=1")
+    before = code(repository)
+    other = tmp_path / "other"
+    other.mkdir()
+    git(other, "init", "-q")
+    where = {"GIT_WORK_TREE": other, "GIT_INDEX_FILE": other / ".git/index"}
+    monkeypatch.setenv(name, str(where.get(name, other / ".git")))
+    assert code(repository) == before and len(before.files) == 2
+    assert changed(repository) == ()
+    listed = re.search(r"&& (env .*? ls-files .*?) \|", sync_line(repository))
+    assert listed
+    said = subprocess.run(["bash", "-c", listed[1]], cwd=repository, capture_output=True, check=True)
+    assert said.stdout.split(b"\0")[:-1] == [b"train.py", b"util.py"]
+
+
+def test_a_staged_rename_is_a_change(repository: Path) -> None:
+    git(repository, "mv", f"{PHASE}/train.py", f"{PHASE}/train two.py")
+    (repository / PHASE / "new.py").touch()
+    assert changed(repository) == ("new.py", "train two.py")
+
+
+def test_an_unresolved_merge_is_a_change(repository: Path) -> None:
+    script = repository / PHASE / "train.py"
+    for branch in ("one", "two"):
+        git(repository, "checkout", "-q", "-b", branch, "main")
+        script.write_text(f"print('{branch}')\n")
+        commit(repository)
+    git(repository, "merge", "one", is_fine=False)
+    assert "<<<<<<<" in script.read_text()
+    assert changed(repository) == ("train.py",)
+
+
+def test_the_yaml_of_a_phase_is_a_change_when_it_is_new_or_changed(repository: Path) -> None:
+    yaml = repository / "conf/phase/phase1.yaml"
+    assert changed(repository, yaml) == ()
+    yaml.write_text("phase: {}\n")
+    assert changed(repository, yaml) == ("phase1.yaml",)
+    fresh = yaml.with_name("phase2.yaml")
+    fresh.touch()
+    assert changed(repository, fresh) == ("phase2.yaml",)
+
+
+def test_a_yaml_outside_git_is_no_change(repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").touch()
+    assert changed(repository, tmp_path / "mine.yaml") == ()
