@@ -90,13 +90,16 @@ def serve(flags: Flags, arguments: list[str]) -> int:
     if flags.shell_query and (actions := actions_to_complete(os.environ.get("COMP_LINE", ""))):
         print("\n".join(actions) if flags.shell_query == "fish" else " ".join(actions))
         return 0
-    from runner.config.compose import CommandLine, compose_config, verbatim_in_grammar
+    from runner.config.compose import CommandLine, compose_config, conf_folders, verbatim_in_grammar
     from runner.config.fast_compose import searched_first
     from runner.config.schema import CONF
+    from runner.config.short import in_full, told_short
 
     typed = CommandLine.of(list(flags.overrides))
     if "--shell-completion" not in arguments and "-sc" not in arguments:
-        compose_config(typed, Path.cwd(), flags.config_dir)
+        with told_short(flags.overrides):
+            typed = CommandLine.of(in_full(flags.overrides, conf_folders(flags.config_dir)))
+            compose_config(typed, Path.cwd(), flags.config_dir)
     others = [a for a in arguments if a not in flags.overrides]
     # flags last: --info would take an override behind it for its choice
     sys.argv = [sys.argv[0], *typed.overrides, *verbatim_in_grammar(typed, Path.cwd()), *others]

@@ -1,8 +1,9 @@
 """From the composed configuration to frozen Settings; from here on nothing is unresolved or unchecked."""
 
+import copy
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
@@ -14,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from runner.config.compose import CommandLine, absolute, compose_config, conf_folders
 from runner.config.schema import CHECKOUT, CONF, GROUPS, SHARED_VENV, refuse_mismatch
+from runner.config.short import in_full, told_short, with_phase_file
 from runner.errors import UsageError, choices
 from runner.plan.plan import DIGEST
 from runner.plan.settings import (
@@ -135,12 +137,14 @@ def load(
     arguments: list[str], cwd: Path, config_dir: Path | None = None, program: str = "python -m runner"
 ) -> Settings:
     """From the overrides of one command line to Settings. `program` is how the runner is called."""
-    config = compose_config(CommandLine.of(arguments), cwd, config_dir)
+    folders = conf_folders(config_dir)
     added = (f"--config-dir={config_dir}",) if config_dir else ()
-    return replace(
-        settings(config, cwd, conf_folders(config_dir), (*arguments, *added)),
-        program=program,
-    )
+    typed = (*with_phase_file(arguments, folders), *added)
+    with told_short(arguments):
+        config = compose_config(CommandLine.of(in_full(arguments, folders)), cwd, config_dir)
+        made = settings(config, cwd, folders, typed)
+        refuse_idle_batch_size(config, made, arguments)
+    return replace(made, program=program)
 
 
 def settings(
@@ -274,6 +278,37 @@ def _batch_size(number: int | None, declared: int | None) -> int | None:
             "To let the script decide, take it out of the phase's YAML, or type phase.batch_size=null",
         )
     return _at_least_one("batch_size", number)
+
+
+def refuse_idle_batch_size(config: DictConfig, made: Settings, arguments: Sequence[str]) -> None:
+    """UsageError for `batch_size=` where it would change nothing of the job that is planned."""
+    typed = [word for word in arguments if re.match(r"\+*batch_size=(?!null$)", word)]
+    node: Any = config.phase.jobs.get(made.action) if made.phase else None
+    if not typed or node is None:
+        return
+    raw = str(OmegaConf.to_container(node, resolve=False))
+    if re.search(r"\$\{\s*batch_size\s*\}", raw) or _is_changed_by_batch_size(config, made):
+        return
+    takes = [job.name for job in made.phase.jobs if "batch_size" in dict(job.args)] if made.phase else []
+    raise UsageError(
+        f"{typed[-1]}: no argument of the job {made.action} takes it, so it would change nothing",
+        *([f"Jobs that have one: {', '.join(takes)}"] if takes else []),
+        f"In the YAML: phase.jobs.{made.action}.args: {{batch_size: ${{batch_size}}}}",
+    )
+
+
+def _is_changed_by_batch_size(config: DictConfig, made: Settings) -> bool:
+    """Whether another number would make anything else, by whatever way it goes."""
+    other = copy.deepcopy(config)
+    other.batch_size = (made.batch_size or 1) + 1
+    changed = settings(other, made.paths.cwd, made.paths.conf, made.typed)
+    return _of_its_job(changed) != _of_its_job(made)
+
+
+def _of_its_job(made: Settings) -> Settings:
+    """The settings without the other jobs and the batch size itself."""
+    jobs = tuple(job for job in made.phase.jobs if job.name == made.action) if made.phase else ()
+    return replace(made, batch_size=None, phase=made.phase and replace(made.phase, jobs=jobs))
 
 
 def _duration_s(text: str | None) -> float | None:

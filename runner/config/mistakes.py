@@ -4,13 +4,14 @@ import re
 import shlex
 from collections.abc import Iterator
 from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from runner.config.fast_compose import compose_by_hydra
+from runner.config.fast_compose import compose_by_hydra, searched_first
 from runner.config.plain import LOADER, lost_words
 from runner.config.schema import (
     CHECKOUT,
@@ -278,7 +279,7 @@ def translate(
     if problem := _problem_of_choices(overrides, folders, cwd):
         return problem
     if match := re.search(r"Could not override '([^']*)'", text):
-        return _unknown_key(match[1], overrides)
+        return _unknown_key(match[1], overrides, folders)
     if match := re.search(r"Key '([^']*)' not in '(\w+)'(?:\s+full_key: (\S+))?", text):
         known = keys_of(type_at((match[3] or match[1]).rpartition(".")[0]))
         where = match[3] or match[1]
@@ -328,17 +329,58 @@ def _already_there(key: str, overrides: tuple[str, ...]) -> UsageError:
     )
 
 
-def _unknown_key(key: str, overrides: tuple[str, ...]) -> UsageError:
+def _unknown_key(key: str, overrides: tuple[str, ...], folders: tuple[Path, ...]) -> UsageError:
     """The message for a key that is nowhere in the configuration."""
+    config = _without_values(overrides, folders)
+    if match := re.fullmatch(r"(phase\.jobs\.([\w-]+)\.args)\.(.+)", key):
+        return _unknown_argument(match[1], match[2], match[3], config)
+    known = list(flat_keys(config))
+    meant = choices(key, (*known, *GROUPS), "Keys")
+    if argument := _argument_meant(key, overrides, config, is_exact=len(meant) > 1):
+        return UsageError(f"{key}: there is no such key", argument)
+    short = meant[:1] if len(meant) > 1 else (f"Keys: {', '.join(k for k in known if '.' not in k)}",)
+    env = re.fullmatch(r"phase\.jobs\.\w+\.env\.\S+", key)
+    more = (f"To add a variable that the YAML does not have: +{key}=…",) if env else ()
+    return UsageError(f"{key}: there is no such key", *short, *more)
+
+
+def _without_values(overrides: tuple[str, ...], folders: tuple[Path, ...]) -> Any:
+    """What the choices alone compose; the schema, where they cannot be."""
     try:
-        known = list(flat_keys(compose_by_hydra([o for o in overrides if o.partition("=")[0] in GROUPS])))
-    except Exception:  # a phase of --config-dir: the schema alone will do
-        known = list(flat_keys(OmegaConf.structured(RunnerConf)))
-    hint = choices(key, (*known, *GROUPS), "Keys")
-    short = hint if len(hint) > 1 else (f"Keys: {', '.join(k for k in known if '.' not in k)}",)
-    args = re.fullmatch(r"(phase\.jobs\.\w+\.(?:args|env)\.\S+)", key)
-    more = (f"To add an argument that the YAML does not have: +{key}=…",) if args else ()
-    return UsageError(f"{key}: there is no such key", *(short[:1] if len(hint) > 1 else short), *more)
+        with searched_first(folders[-1] if len(folders) > 1 else None):
+            return compose_by_hydra([o for o in overrides if o.startswith(("phase=", "instance="))])
+    except Exception:
+        return OmegaConf.structured(RunnerConf)
+
+
+def _unknown_argument(parent: str, job: str, name: str, config: Any) -> UsageError:
+    """A name that the job has no argument of."""
+    jobs = [str(known) for known in config.phase.jobs]
+    if job not in jobs:
+        known = choices(job, jobs, f"Jobs of {config.phase.name or 'no phase'}")
+        return UsageError(
+            f"{parent}.{name}: action={job} is no job of the phase, so it has no arguments", *known
+        )
+    names = [str(known) for known in config.phase.jobs[job].args]
+    hints = choices(name, names, f"Arguments of {job}")
+    near = [hint.replace("Did you mean ", f"Did you mean {parent}.") for hint in hints[:-1]]
+    return UsageError(
+        f"{parent}.{name}: there is no such key: the job {job} has no argument {name}",
+        *(near or hints),
+        f"To add an argument that the YAML does not have: +{parent}.{name}=…",
+    )
+
+
+def _argument_meant(key: str, overrides: tuple[str, ...], config: Any, is_exact: bool) -> str | None:
+    """What to type where the key is the name of an argument of the job; a near one unless `is_exact`."""
+    typed = dict(override.partition("=")[::2] for override in overrides)
+    job = config.phase.jobs.get(typed.get("action", ""))
+    names = [str(name) for name in job.args] if job is not None else []
+    near = [key] if key in names else [] if is_exact else get_close_matches(key, names, n=1)
+    if not near:
+        return None
+    word = shlex.quote(f"args.{near[0]}={typed.get(key, '…')}")
+    return f"{key} is an argument of the job; type: {word}" if near == [key] else f"Did you mean {word}?"
 
 
 def flat_keys(config: Any, prefix: str = "") -> Iterator[str]:

@@ -15,8 +15,9 @@ from typing import Any
 from omegaconf import DictConfig
 
 from runner.config.compose import CommandLine, compose_config, conf_folders, parsed
-from runner.config.freeze import job_of, settings
+from runner.config.freeze import job_of, refuse_idle_batch_size, settings
 from runner.config.schema import GROUPS, group_choices
+from runner.config.short import in_full, told_short, with_phase_file
 from runner.errors import RunnerError, UsageError
 from runner.plan.fold import SweptJob
 from runner.plan.settings import Settings
@@ -52,14 +53,9 @@ def load_sweep(
     arguments: list[str], cwd: Path, config_dir: Path | None = None, program: str = "python -m runner"
 ) -> Sweep:
     """The sweep of one command line. UsageError that lists all invalid members together, if there are any."""
-    typed = CommandLine.of(arguments)
-    overrides = parsed(typed.overrides)
-    _refuse_verbatim(typed)
-    axes = _axes_of(overrides, conf_folders(config_dir))
-    found = list(_Composer(typed, axes, cwd, config_dir).members())
-    invalid = [(overrides, made) for overrides, made in found if isinstance(made, RunnerError)]
-    if invalid:
-        raise _invalid_members(invalid, len(found))
+    folders = conf_folders(config_dir)
+    with told_short(arguments):
+        found = _found(CommandLine.of(in_full(arguments, folders)), cwd, config_dir)
     first = next(made for _, made in found if isinstance(made, tuple))[0]
     members = tuple(
         SweptJob(number, overrides, made[1])
@@ -67,7 +63,7 @@ def load_sweep(
         if isinstance(made, tuple)
     )
     added = (f"--config-dir={config_dir}",) if config_dir else ()
-    said = tuple(t for t in arguments if not re.match(r"(confirm|output)=", t))
+    said = tuple(t for t in with_phase_file(arguments, folders) if not re.match(r"(confirm|output)=", t))
     return Sweep(replace(first, program=program, typed=("-m", *said, *added)), members)
 
 
@@ -175,6 +171,7 @@ class _Composer:
             try:
                 config = compose_config(CommandLine(words, self.typed.raw), self.cwd, self.config_dir)
                 frozen = settings(config, self.cwd, conf_folders(self.config_dir), words)
+                refuse_idle_batch_size(config, frozen, self.typed.overrides)
                 self.bases[words] = (config, frozen)
             except RunnerError as error:
                 self.bases[words] = error
@@ -195,8 +192,20 @@ class _Composer:
         except HydraException as error:
             from runner.config.mistakes import translate
 
-            self.wrong[word] = translate(error, (word,), conf_folders(self.config_dir), self.cwd)
+            self.wrong[word] = translate(error, self.typed.overrides, conf_folders(self.config_dir), self.cwd)
             raise self.wrong[word] from error
+
+
+def _found(typed: CommandLine, cwd: Path, config_dir: Path | None) -> list[tuple[tuple[str, ...], _Made]]:
+    """All members. UsageError for what is wrong with any."""
+    overrides = parsed(typed.overrides)
+    _refuse_verbatim(typed)
+    axes = _axes_of(overrides, conf_folders(config_dir))
+    found = list(_Composer(typed, axes, cwd, config_dir).members())
+    invalid = [(overrides, made) for overrides, made in found if isinstance(made, RunnerError)]
+    if invalid:
+        raise _invalid_members(invalid, len(found))
+    return found
 
 
 def _can_be_put_in_place(axes: tuple[_Axis, ...]) -> bool:

@@ -27,6 +27,8 @@ def spell_next(settings: Settings, action: str, *more: str, machine: str | None 
     words = [f"action={action}", *([f"machine={machine}"] if machine else [])]
     said = {key_of(word) for word in (*words, *more)} | set(OF_ONE_VERB)
     context = [word for word in without_sweep(settings.typed) if key_of(word) not in said]
+    if action != settings.action:  # args.… are short for arguments of the job that was typed
+        context = [word for word in context if not key_of(word).startswith("args.")]
     return line_of(settings, *words, *more, *context)
 
 

@@ -36,7 +36,7 @@ MACHINE = CloudInstance("i-1", "lambda-0001-abcdef", "unhealthy", "gpu_1x_a10", 
 @pytest.fixture
 def places(research_log: Lab, tmp_path: Path) -> tuple[str, ...]:
     """Overrides of where things are, as somebody types them."""
-    folder = research_log.add_phase(args={"x": 1}, batch_size=2)
+    folder = research_log.add_phase(args={"x": 1, "batch_size": "${batch_size}"}, batch_size=2)
     (folder / "PLAN.md").write_text("a plan")  # else the next thing to do is to write one
     return (
         *(f"--config-dir={research_log.conf}", f"paths.research_log={research_log.log}"),

@@ -68,6 +68,14 @@ MISTAKES = {
     "phase.jobs.train.entrypoint=../train.py": ("'../train.py'", "inside the phase's folder"),
     "phase.jobs.train.entrypoint=/bin/sh": ("inside the phase's folder",),
     "phase.jobs.train.entrypoint=null": ("entrypoint is missing",),
+    "args.tetx=3": ("args.tetx: there is no such key", "Did you mean args.text?", "+args.tetx="),
+    "args.zzz=3": ("the job train has no argument zzz", "Arguments of train: text, ckpt", "+args.zzz="),
+    "text=3": ("text is an argument of the job; type: args.text=3",),
+    "text=a b": ("type: 'args.text=a b'",),
+    "tetx=3": ("Did you mean args.text=3?",),
+    "args.text=a=b": ("cannot read", """type: 'args.text="a=b"'"""),
+    "+args.text=3": ("+args.text=3: + adds a key", "Type it without: args.text=3"),
+    "batch_size=3": ("batch_size=3: no argument of the job train takes it", "{batch_size: ${batch_size}}"),
     "+phase.jobs.train.args.deep={a: {b: 1}}": ("phase.jobs.train.args.deep", "a list of those"),
     "+phase.jobs.train.env.A-B=1": ("A-B", "environment variable"),
     "phase.name=../../etc": ("phase.name", "folder in the research log"),
@@ -422,6 +430,81 @@ def test_of_twins_discover_does_not_propose_the_file_of_the_other(
     assert (shown["current"], shown["next"].rpartition("/")[2]) == ("phase3-b", "phase3-b.yaml")
     told = runner_here("phase=phase3-b", *research_log.args).stderr
     assert "conf/phase/phase3-b.yaml:" in told
+
+
+# ------------------------------------------------------------------------------------ typed short
+
+
+def test_an_argument_typed_short_makes_the_same_plan_and_is_told_short(
+    research_log: Lab, runner_here: Runner
+) -> None:
+    research_log.add_phase(args={"lr": 1, "text": "x"})
+    typed = ("phase=phase1", "action=train", *research_log.args)
+    for sign, name in (("", "lr=3"), ("++", "lr=3"), ("+", "new=3"), ("~", "lr")):
+        short = runner_here(f"{sign}args.{name}", *typed, "output=json").plan
+        full = runner_here(f"{sign}phase.jobs.train.args.{name}", *typed, "output=json").plan
+        assert short["digest"] == full["digest"]
+    line = next(w for w in runner_here(*typed, "args.lr=3").stdout.splitlines() if "confirm=p" in w)
+    assert " args.lr=3 " in line
+    assert "    lr: 7" in runner_here("--cfg", "job", *typed, "args.lr=7").stdout
+
+
+def test_an_argument_typed_short_is_swept(research_log: Lab, runner_here: Runner) -> None:
+    research_log.add_phase(args={"lr": 1})
+    typed = ("phase=phase1", "action=train", *research_log.args)
+    members = runner_here("-m", "args.lr=0.1,0.3", *typed, "output=json").plan["members"]
+    assert [member["overrides"] for member in members] == [
+        ["phase.jobs.train.args.lr=0.1"],
+        ["phase.jobs.train.args.lr=0.3"],
+    ]
+    for wrong, words in (("lr=1,2", "type: args.lr=1,2"), ("args.lrr=1,2", "Did you mean args.lr?")):
+        done = runner_here("-m", wrong, *typed)
+        assert (done.exit_code, words in done.stderr) == (64, True), done
+
+
+@pytest.mark.parametrize(
+    ("action", "words"),
+    [
+        ("action=setup", "args.lr: action=setup is no job of the phase"),
+        ("action=trian", "Did you mean train?"),
+        ("output=text", "args.lr=3: args.… are those of a job, and action= names none"),
+    ],
+)
+def test_an_argument_without_its_job_is_refused(
+    action: str, words: str, research_log: Lab, runner_here: Runner
+) -> None:
+    research_log.add_phase(args={"lr": 1})
+    done = runner_here("phase=phase1", action, "args.lr=3", *research_log.args)
+    assert (done.exit_code, words in done.stderr) == (64, True), done
+
+
+def test_a_batch_size_that_nothing_takes_is_refused_in_a_sweep_too(
+    research_log: Lab, runner_here: Runner
+) -> None:
+    takes = {
+        "entrypoint": "train.py",
+        "args": {"b": "${phase.jobs.train.env.B}"},
+        "env": {"B": "${batch_size}"},
+    }
+    jobs = {"train": takes, "other": {"entrypoint": "train.py", "args": {"b": "${phase.batch_size}"}}}
+    research_log.add_phase(jobs=jobs, batch_size=8)
+    typed = ("phase=phase1", *research_log.args)
+    assert runner_here(*typed, "action=train", "batch_size=3").exit_code == 0
+    assert runner_here(*typed, "action=other", "batch_size=null", "phase.batch_size=null").exit_code == 0
+    assert (
+        runner_here(*typed, "action=sync", "batch_size=3").exit_code == 0
+    )  # told what comes next, it may stay
+    for words in (("batch_size=3",), ("-m", "batch_size=3,4")):
+        done = runner_here(*typed, "action=other", *words)
+        assert (done.exit_code, "no argument of the job other takes it" in done.stderr) == (64, True), done
+
+
+@pytest.mark.parametrize("choice", ["phase15", "phase15-mine"])
+def test_a_number_is_the_phase_of_that_number(choice: str, research_log: Lab, runner_here: Runner) -> None:
+    research_log.add_phase("phase15-test", choice=choice)
+    done = runner_here("phase=15", "action=train", *research_log.args)
+    assert done.exit_code == 0, done
+    assert f"phase={choice} action=train" in done.stdout
 
 
 def test_several_machines_are_no_machine_of_that_name(research_log: Lab, runner_here: Runner) -> None:

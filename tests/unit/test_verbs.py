@@ -95,7 +95,7 @@ def test_every_key_of_single_verbs_belongs_to_one() -> None:
 def test_what_a_verb_would_pass_over_is_refused(
     typed: tuple[str, ...], words: str, research_log: Lab, runner_here: Runner
 ) -> None:
-    research_log.add_phase(batch_size=1)
+    research_log.add_phase(batch_size=1, args={"batch_size": "${batch_size}"})
     done = runner_here(*typed, *research_log.args)
     assert done.exit_code == 64, done
     assert words in done.stderr
