@@ -2084,9 +2084,10 @@ def clone(args: argparse.Namespace) -> int:
 
 
 def prepare(args: argparse.Namespace) -> int:
-    """Ask a machine to take a push: the file says of which folder, for which run, and which files come."""
+    """Ask a machine to take a push: the file says which machine, of which folder, and which files come."""
     with open(args.file) as file:
         push = json.load(file)
+    args.alias, args.root, args.ssh = push["machine"], push["root"], os.path.abspath(push["ssh"])
     process = ask_machine(args, ["receive", push["folder"]], plain=True, push=push)
     return passed_on(process)
 
@@ -2159,7 +2160,7 @@ def parser() -> argparse.ArgumentParser:
     verb(stop, "run", token="", plain=False)
     verb(show, "run")
     verb(receive, "folder")
-    verb(prepare, "alias", "file", **machine)
+    verb(prepare, "file", **machine)
     verb(look, stamps=False, without=[], home=False)
     verb(files, "folder").add_argument("names", nargs="*")
     verb(send, "folder")

@@ -91,7 +91,7 @@ def _push(
 ) -> Command:
     """git's list without the products of runs, through rsync; the shim there makes the folder before, and
     removes what was pushed once and is gone here."""
-    prepared = remote.call_shim("prepare", pushed.name)
+    prepared = remote.here.ask_shim("prepare", pushed.name)
     listed = _git_list(folder, phase, code.gone) if code.is_in_git else _plain_list(folder, phase)
     rsync = f"rsync -lptRc0 --files-from=- {_by_ssh(remote)}"
     source = f"{folder}/" if ":" not in folder else f"./{folder}/"
@@ -103,11 +103,12 @@ def _push(
 
 
 def _push_file(remote: Remote, folder: str, code: Code, submission: Submission | None) -> Tool:
-    """What the machine has to know of a push: the folder, for which run it is, and each file's checksum."""
+    """What is to be known of a push: whereto, for which run it is, and each file's checksum."""
     named = {"run": str(submission.paths.folder), "token": submission.token} if submission else {}
     files = dict(zip(code.files, code.sums, strict=True))
-    push = {"folder": folder, **named, "files": files}
-    return remote.here.tool("", json.dumps(push, indent=0, sort_keys=True) + "\n", folder="push", end=".json")
+    where = {"machine": remote.alias, "ssh": remote.ssh_tool.name, "root": remote.root, "folder": folder}
+    push = json.dumps({**where, **named, "files": files}, indent=0, sort_keys=True) + "\n"
+    return remote.here.tool("push", push)
 
 
 def _by_ssh(remote: Remote) -> str:
