@@ -80,22 +80,39 @@ class Answer:
     def __init__(self, out: int = 1) -> None:
         self.out = out
         self.size = 0
-        write_all(out, BEGIN)
+        self.kept = [BEGIN]
+        self.num_kept = 0
+        self.flush()
 
     def part(self, kind: bytes, data: bytes) -> None:
-        write_all(self.out, b"%s %d\n" % (kind, len(data)) + data)
-        self.size += len(data)
+        """A part, at once."""
+        self.keep(kind, data)
+        self.flush()
 
     def document(self, document: object) -> None:
-        self.part(b"j", json.dumps(document).encode())
+        """A document, which may wait for those behind it: an answer may have thousands."""
+        self.keep(b"j", json.dumps(document).encode())
+        if self.num_kept > 1 << 16:
+            self.flush()
+
+    def keep(self, kind: bytes, data: bytes) -> None:
+        self.kept.append(b"%s %d\n" % (kind, len(data)) + data)
+        self.num_kept += len(data)
+        self.size += len(data)
+
+    def flush(self) -> None:
+        write_all(self.out, b"".join(self.kept))
+        self.kept, self.num_kept = [], 0
 
     def file(self, source: int, start: int, size: int) -> None:
         """A part of a file, without copying it through this process where the system can."""
+        self.flush()
         write_all(self.out, b"d %d\n" % size)
         copy_range(source, self.out, start, size)
         self.size += size
 
     def end(self) -> None:
+        self.flush()
         write_all(self.out, END % self.size)
 
 
@@ -1359,11 +1376,17 @@ def records(paths: "list[str]", with_sums: bool) -> "list[dict]":  # type: ignor
     if with_sums:
         wanted = [record for record in found if record["state"] == "file"]
         with ThreadPoolExecutor(min(8, (os.cpu_count() or 2) * 2)) as pool:
-            for record, digest in zip(wanted, pool.map(checksum, wanted)):
-                record["sha256"] = digest
-                if digest is None:
-                    record["state"] = "unreadable"
+            some = [wanted[at : at + 50] for at in range(0, len(wanted), 50)]
+            for group, digests in zip(some, pool.map(checksums, some)):
+                for record, digest in zip(group, digests):
+                    record["sha256"] = digest
+                    if digest is None:
+                        record["state"] = "unreadable"
     return found
+
+
+def checksums(group: "list[dict]") -> "list[str | None]":  # type: ignore[type-arg]
+    return [checksum(record) for record in group]
 
 
 def checksum(record: dict) -> "str | None":  # type: ignore[type-arg]
@@ -1468,7 +1491,7 @@ def fetch_once(args: argparse.Namespace) -> int:
         return DIFFERS + 1000  # asking again would not help
     if failed:
         return DIFFERS
-    if any(not is_same(record) for record in theirs):
+    if wanted and any(not is_same(record) for record in theirs):
         lower = [record["path"].lower() for record in theirs]
         if len(set(lower)) < len(lower):
             say("not verified: this disk has one file for two of the machine")
@@ -1611,14 +1634,15 @@ class Home:
 
     def __init__(self, place: str) -> None:
         self.place = place
-        self.file = os.path.join("runs", ".home")
+        path = os.path.join("runs", ".home")
         self.known = {}
-        for line in (read_text(self.file) or "").splitlines():
+        for line in (read_text(path) or "").splitlines():
             try:
                 told = json.loads(line)
                 self.known[(told["path"], told["sum"])] = (told["from"], told["run"], told["token"])
             except (ValueError, KeyError, TypeError):
                 continue  # a line of an earlier version
+        self.record = open(path, "a")
 
     def take(self, record: dict, arrived: str) -> None:  # type: ignore[type-arg]
         """Give a whole file its name; what is here under it is kept where it is not the same run's."""
@@ -1650,8 +1674,8 @@ class Home:
     def remember(self, record: dict) -> None:  # type: ignore[type-arg]
         told = {"from": self.place, "sum": record["sha256"], "path": record["path"]}
         told.update(run=record["run"], token=record["token"])
-        with open(self.file, "a") as file:
-            file.write(json.dumps(told) + "\n")
+        self.record.write(json.dumps(told) + "\n")
+        self.record.flush()
         self.known[(record["path"], record["sha256"])] = (self.place, record["run"], record["token"])
 
     def keep(self, record: dict, arrived: str) -> None:  # type: ignore[type-arg]
@@ -2126,8 +2150,13 @@ def pushed_in(record: str) -> "dict[str, list[str]]":
 # -------------------------------------------------------------------------------- the command line
 
 
-def add_verb(verbs, function, /, *positional: str, **options: object):  # type: ignore[no-untyped-def]
-    """What a verb takes: names of its place, then options by their defaults."""
+def add_verb(verbs, asked, function, /, *positional: str, **options: object):  # type: ignore[no-untyped-def]
+    """What a verb takes: names of its place, then options by their defaults.
+
+    Of the verbs only the one that is `asked` for is spelled out, since that takes longer than most answers.
+    """
+    if asked and function.__name__ not in asked:
+        return argparse.ArgumentParser(add_help=False)
     made = verbs.add_parser(function.__name__, help=(function.__doc__ or "").partition("\n")[0])
     made.set_defaults(function=function)
     for name in positional:
@@ -2143,20 +2172,21 @@ def add_verb(verbs, function, /, *positional: str, **options: object):  # type: 
     return made
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(argv: "list[str]") -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="shim", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--root", default=None, help="the folder to which all paths are relative")
     verbs = parser.add_subparsers(dest="verb", required=True)
 
-    verb = functools.partial(add_verb, verbs)
+    asked = set() if {"-h", "--help"} & set(argv) else set(argv)
+    verb = functools.partial(add_verb, verbs, asked)
     machine = {"ssh": "", "config": "", "option": []}  # type: dict[str, object]
     for begin in (start, run):
         verb(begin, "run", token="", venv="", adhoc=False).add_argument("words", nargs="*")
     reading = verb(log, "run", token="")
     reading.add_argument("--from", dest="start", type=int, default=0)
     reading.add_argument("--lines", type=int)
-    for asked in (state, health):
-        verb(asked, "run", token="")
+    for question in (state, health):
+        verb(question, "run", token="")
     verb(stop, "run", token="", plain=False)
     verb(show, "run")
     verb(receive, "folder")
@@ -2192,7 +2222,7 @@ NOTHING = {
 def main(argv: "list[str]") -> int:
     """The exit code. Only `--root` is changed into; a root that is not there holds no runs and no files."""
     at = argv.index("--") if "--" in argv else len(argv)
-    args = parser().parse_args(argv[:at])
+    args = parser(argv[:at]).parse_args(argv[:at])
     for name in {"words", "names"} & set(vars(args)):
         setattr(args, name, [*getattr(args, name), *argv[at + 1 :]])  # as they are, whatever they begin with
     args.root = args.root or ("~/Fractal" if hasattr(args, "alias") else ".")
