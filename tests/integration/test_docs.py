@@ -93,3 +93,32 @@ def test_every_verb_is_in_the_readme() -> None:
 
     text = (CHECKOUT / "README.md").read_text()
     assert not [verb.name for verb in VERBS if f"| `{verb.name}` |" not in text]
+
+
+def test_the_house_that_is_drawn_is_the_one_that_stands() -> None:
+    drawn = (
+        (CHECKOUT / "docs" / "architecture.md")
+        .read_text()
+        .partition("## The house")[2]
+        .partition("\nImports")[0]
+    )
+    modules = {path.stem for path in (CHECKOUT / "runner").rglob("*.py") if not path.stem.startswith("__")}
+    assert sorted(modules - set(re.findall(r"\w+", drawn))) == []
+
+
+def test_the_plan_in_the_readme_is_what_the_program_prints(clone: Path) -> None:
+    """But for what differs between checkouts: hashes, the place, the commit, where torch comes from."""
+    command = "python -m runner phase=phase11 action=train"
+    shown = (CHECKOUT / "README.md").read_text().partition(f"$ {command}\n")[2].partition("```")[0]
+    printed = run(f'PATH="$PWD/.venv/bin:$PATH" {command}', clone).stdout
+    assert _plan_without_names(shown) == _plan_without_names(printed)
+
+
+def _plan_without_names(text: str) -> str:
+    """The text of a plan, equal for equal plans of two checkouts."""
+    text = re.sub(r"\bp[0-9a-f]{12}\b", "DIGEST", text)
+    text = re.sub(r"shim-[0-9a-f]{8}( \([\d,]+ lines\))?", "shim-HASH", text)
+    text = re.sub(r"(?m)^(  code +).*", r"\1COMMIT", text)
+    text = re.sub(r"--token [0-9a-f]{12}", "--token TOKEN", text)
+    text = re.sub(r"--(find-links|torch-backend) \S+", "--from THERE", text)
+    return re.sub(r"(?m)^(    cd) \S+", r"\1 ROOT", text)
