@@ -1,12 +1,15 @@
 """What went wrong with a job: the evidence that its run left, and the rules that read it."""
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from runner.doctor.log_words import fatal_line, last_words
 from runner.machines.probe import SshAnswer, read_answer
-from runner.plan.command import Route
+from runner.plan.command import Route, sh
 from runner.plan.next_command import OF_ONE_VERB, key_of, line_of, without_sweep
 from runner.plan.settings import LOCAL, DoctorRule, Settings
 from runner.research_log.runs import (
@@ -15,8 +18,10 @@ from runner.research_log.runs import (
     exit_code_in,
     failed_before_start,
     plan_in,
+    read_lines,
     tail_of,
 )
+from runner.research_log.sweep_results import CONFIGS
 from runner.world.world import Fact, Result, documents_of
 
 
@@ -71,7 +76,6 @@ class Evidence:
     settings: Settings
     run: str
     action: str
-    command: str
     is_local: bool
     log: str
     exit_code: int | None
@@ -80,13 +84,23 @@ class Evidence:
     instance_type: str | None = None
     arguments: tuple[str, ...] = ()  # with which the run was started
     failed_step: FailedStep | None = None  # before the job
+    values: tuple[tuple[str, Any], ...] = ()  # what the job was given; of a sweep the largest of each
+    is_sweep: bool = False
 
-    def argument(self, *names: str) -> tuple[str, str] | None:
-        """The first of these arguments that the job was started with, and its value."""
-        for name in names:
-            if match := re.search(rf"--({name})=([^\s']+)", self.command):
-                return match[1], match[2]
-        return None
+    @property
+    def run_number(self) -> str:
+        """`0003`."""
+        return self.run.partition("-")[0]
+
+    def number(self, pattern: str) -> tuple[str, float] | None:
+        """The first argument of the job that has such a name and is a number."""
+        return next((p for p in self.values if re.fullmatch(pattern, p[0]) and _is_number(p[1])), None)
+
+    def override(self, name: str, value: object) -> str:
+        """What is typed to give the job another value for this argument."""
+        keys = (f"args.{name}", f"phase.jobs.{self.action}.args.{name}")
+        typed = set(map(key_of, self.arguments))
+        return f"{next((key for key in keys if key in typed), keys[-1])}={value}"
 
     def rerun(self, *overrides: str) -> str:
         """The command line that starts the job again with these overrides."""
@@ -100,7 +114,8 @@ class Evidence:
         dropped = ("action", "run", "lines", "command") if is_again else OF_ONE_VERB
         replaced = {key_of(word) for word in overrides} | set(dropped)
         words = [*self.settings.typed, *typed_then]
-        kept = words if is_again else without_sweep(words)
+        resumes = any(key_of(word) == "resume" for word in overrides)
+        kept = words if is_again and not resumes else without_sweep(words)
         rest = [word for word in kept if key_of(word) not in replaced]
         return line_of(self.settings, *rest, *overrides)
 
@@ -113,15 +128,12 @@ class Evidence:
 def evidence_of(settings: Settings, folder: Path, seen: RunHealth | None = None) -> Evidence:
     """What is here of a run, beside what its machine said."""
     plan = plan_in(folder)
-    steps = plan.get("steps")
-    commands = [str(step.get("command", "")) for step in steps] if isinstance(steps, list) else []
     instance, arguments = plan.get("instance"), plan.get("arguments")
     failed_step = failed_before_start(folder)
     return Evidence(
         settings=settings,
         run=folder.name,
         action=folder.name.partition("-")[2],
-        command="\n".join(commands),
         is_local=isinstance(instance, dict) and instance.get("provider") == LOCAL,
         log="\n".join(failed_step.last_lines) if failed_step else tail_of(folder / "log"),
         exit_code=exit_code_in(folder),
@@ -130,7 +142,26 @@ def evidence_of(settings: Settings, folder: Path, seen: RunHealth | None = None)
         instance_type=instance.get("type") if isinstance(instance, dict) else None,
         arguments=tuple(map(str, arguments)) if isinstance(arguments, list) else (),
         failed_step=failed_step,
+        values=_values_of(plan, folder),
+        is_sweep=bool(plan.get("members")),
     )
+
+
+def _values_of(plan: dict[str, Any], folder: Path) -> tuple[tuple[str, Any], ...]:
+    """What the job was given, as its plan says; of a sweep the largest number that a member has."""
+    shared = plan.get("values")
+    found: dict[str, Any] = dict(shared) if isinstance(shared, dict) else {}
+    for line in read_lines(folder / CONFIGS):
+        for name, value in ({**line.get("load", {}), **line.get("values", {})}).items():
+            known = found.get(name)
+            if not (_is_number(known) and _is_number(value) and known >= value):
+                found[name] = value
+    return tuple(found.items())
+
+
+def _is_number(value: object) -> bool:
+    """Whether it can be halved."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 # From the smaller GPU memory to the larger: 24, 40, 80 and 96 GB.
@@ -146,7 +177,7 @@ class _Rule:
 
     symptom: str
     shown_by: Callable[[Evidence], str | None]
-    cause: str
+    cause: str | Callable[[Evidence], str]
     remedy: Callable[[Evidence], str]
     fallback: bool = field(default=False)  # the first of these counts where nothing else is found
 
@@ -156,36 +187,165 @@ def _says(pattern: str) -> Callable[[Evidence], str | None]:
     return lambda evidence: None if evidence.exit_code == 0 else evidence.line(pattern)
 
 
+def _ended_by(pattern: str) -> Callable[[Evidence], str | None]:
+    """Shown by a line of the log of a run that did not go on after it."""
+
+    def shown_by(evidence: Evidence) -> str | None:
+        if evidence.is_sweep:  # which goes on with the next member
+            return _says(pattern)(evidence)
+        return None if evidence.exit_code == 0 else fatal_line(evidence.log.splitlines(), pattern)
+
+    return shown_by
+
+
+_BATCH = r"(per_device_|train_|micro_)*batch_size"
+_ACCUMULATION = r"gradient_accumulation\w*|grad_accum\w*|accumulat\w*"
+
+
+def _batch_of(evidence: Evidence) -> tuple[str, int] | None:
+    """The argument that says how much is computed at once."""
+    found = evidence.number("batch_size") or evidence.number(_BATCH)
+    return (found[0], int(found[1])) if found else None
+
+
 def _halve_batch(evidence: Evidence) -> str:
-    """Half the batch with twice the accumulation; at batch 1 the next larger machine."""
-    batch = evidence.argument("batch_size")
-    size = int(batch[1]) if batch and batch[1].isdigit() else 1
-    if size == 1:
-        return _larger_gpu(evidence)
-    words = [f"batch_size={size // 2}"]
-    if steps := evidence.argument(r"gradient_accumulation\w*", r"grad_accum\w*", r"accumulat\w*"):
-        doubled = int(steps[1]) * 2 if steps[1].isdigit() else 2
-        words.append(f"phase.jobs.{evidence.action}.args.{steps[0]}={doubled}")
+    """Half the batch with twice the accumulation; where that is not possible, more memory."""
+    batch = _batch_of(evidence)
+    if batch is None or batch[1] <= 1:
+        return _see_log(evidence) if evidence.is_local and batch is None else _larger_gpu(evidence)
+    name, half = batch[0], batch[1] // 2
+    words = [f"batch_size={half}" if _is_shared(evidence, name) else evidence.override(name, half)]
+    if steps := evidence.number(_ACCUMULATION):
+        words.append(evidence.override(steps[0], int(steps[1]) * 2))
+    elif name.startswith("per_device_"):  # of transformers, where it is 1 unless it is said
+        words.append("++" + evidence.override("gradient_accumulation_steps", 2))
+    if evidence.is_sweep and name == "batch_size" and len(words) == 1:
+        return evidence.rerun(f"resume={evidence.run_number}", f"batch_size={half}")  # what is missing of it
     return evidence.rerun(*words)
 
 
+def _is_shared(evidence: Evidence, name: str) -> bool:
+    """Whether the key `batch_size` is what gives this argument its value."""
+    typed, phase = set(map(key_of, evidence.arguments)), evidence.settings.phase
+    if typed & {f"args.{name}", f"phase.jobs.{evidence.action}.args.{name}"}:
+        return False
+    return "batch_size" in typed or (name == "batch_size" and (phase is None or phase.batch_size is not None))
+
+
+def _why_out_of_memory(evidence: Evidence) -> str:
+    """The batch, or the model itself."""
+    batch = _batch_of(evidence)
+    if batch is None or batch[1] > 1:
+        return "the batch does not fit into the GPU's memory"
+    if evidence.is_local:
+        return "the batch is 1 already: this needs more memory than this machine has; one can be rented"
+    return "the batch is 1 already: this needs a GPU with more memory"
+
+
 def _larger_gpu(evidence: Evidence) -> str:
-    """The next larger GPU."""
+    """The next larger GPU; the log where there is none."""
     now = evidence.instance_type or evidence.settings.instance.choice
-    place = _LARGER.index(now) + 1 if now in _LARGER else 0
-    return evidence.same_target("action=up", f"instance={_LARGER[min(place, len(_LARGER) - 1)]}")
+    if evidence.is_local or now == LOCAL:
+        return evidence.same_target("action=up", f"instance={_LARGER[0]}")
+    larger = _LARGER[_LARGER.index(now) + 1 :] if now in _LARGER else _LARGER[-1:]
+    return evidence.same_target("action=up", f"instance={larger[0]}") if larger else _see_log(evidence)
+
+
+_MISSING = r"No module named"
+
+
+def _missing_module(evidence: Evidence) -> str:
+    """The first part of the name of what could not be imported."""
+    match = re.search(rf"{_MISSING} '?(\w+)", evidence.line(_MISSING) or "")
+    return match[1] if match else "PACKAGE"
+
+
+def _sibling_of(evidence: Evidence) -> Path | None:
+    """The file, or the folder, of the research log that is this module."""
+    module = _missing_module(evidence)
+    for at, folders, files in os.walk(evidence.settings.paths.research_log):
+        folders[:] = sorted(name for name in folders if not _is_made(name))
+        if f"{module}.py" in files:
+            return Path(at, f"{module}.py")
+        if module in folders and Path(at, module, "__init__.py").is_file():
+            return Path(at, module)
+    return None
+
+
+def _is_made(folder: str) -> bool:
+    """Whether a folder of this name holds what runs and installers make, and no module of a person's own."""
+    return folder.startswith((".", "__", "checkpoints")) or folder in ("runs", "samples", "site-packages")
+
+
+def _stranger(evidence: Evidence) -> str | None:
+    """A module that no file of the research log is."""
+    line = _ended_by(_MISSING)(evidence)
+    return line if line and _sibling_of(evidence) is None else None
+
+
+def _sibling(evidence: Evidence) -> str | None:
+    """A module that is a file of the research log."""
+    line = _ended_by(_MISSING)(evidence)
+    file = _sibling_of(evidence) if line else None
+    return f"{line}; it is {evidence.settings.paths.shown(file)}" if file else None
+
+
+def _push_sibling(evidence: Evidence) -> str:
+    """The job again, with the module where it runs and where Python looks."""
+    settings, file = evidence.settings, _sibling_of(evidence)
+    assert file
+    below = file.relative_to(settings.paths.root)
+    words = [f"++phase.jobs.{evidence.action}.env.PYTHONPATH={_in_grammar(str(below.parent))}"]
+    if not evidence.is_local:
+        inputs = settings.phase.inputs if settings.phase else ()
+        words.append(f"phase.inputs=[{','.join(map(_in_grammar, [*inputs, str(below)]))}]")
+    return evidence.rerun(*words)
+
+
+def _in_grammar(text: str) -> str:
+    """A value as Hydra's grammar takes it."""
+    from runner.config.compose import in_grammar
+
+    return text if re.fullmatch(r"[\w./-]+", text) else in_grammar("", text)[1:]
 
 
 def _install(evidence: Evidence) -> str:
     """uv, inside the shared environment, with the package that has the module."""
-    line = evidence.line(r"No module named") or ""
-    match = re.search(r"No module named '?([\w]+)", line)
-    module = match[1] if match else "PACKAGE"
+    module = _missing_module(evidence)
     package = _PACKAGES.get(module, module.replace("_", "-"))
     if evidence.is_local:
         deps = evidence.settings.phase.deps if evidence.settings.phase else ()
         return evidence.same_target("action=setup", f"phase.deps=[{','.join([*deps, package])}]")
     return evidence.same_target("action=run", f"command=uv pip install {package}")
+
+
+def _pull_lfs(evidence: Evidence) -> str:
+    """git LFS, in the repository that the files are from."""
+    settings = evidence.settings
+    if settings.phase and settings.phase.source and not evidence.is_local:
+        folder = f"{settings.paths.research_log.name}/{settings.phase.name}"
+        return evidence.same_target("action=run", f"command={sh('git', '-C', folder, 'lfs', 'pull').text}")
+    return sh("git", "-C", settings.paths.root, "lfs", "pull").text
+
+
+_NO_CACHE = (
+    "No available memory for the cache blocks"
+    "|larger than the maximum number of tokens that can be stored in KV cache"
+    "|larger than the available KV cache memory"
+)
+
+
+def _fit_cache(evidence: Evidence) -> str:
+    """A shorter context where vLLM says which fits, else more of the GPU, else a larger one."""
+    line = evidence.line(_NO_CACHE) or ""
+    fits = re.search(r"KV cache \((\d+)\)|maximum model length is (\d+)", line)
+    length = evidence.number(r"max_model_len|max_seq_len")
+    if fits and length:
+        return evidence.rerun(evidence.override(length[0], fits[1] or fits[2]))
+    share = evidence.number("gpu_memory_utilization")
+    if share and share[1] < 0.95:
+        return evidence.rerun(evidence.override(share[0], 0.95))
+    return _see_log(evidence) if evidence.is_local else _larger_gpu(evidence)
 
 
 def _see_disk(evidence: Evidence) -> str:
@@ -197,16 +357,15 @@ def _see_disk(evidence: Evidence) -> str:
 
 def _lower_lr(evidence: Evidence) -> str:
     """A tenth of the learning rate, where the job has one."""
-    rate = evidence.argument("lr", "learning_rate")
+    rate = evidence.number("lr|learning_rate")
     if rate is None:
         return _see_log(evidence)
-    tenth = f"{float(rate[1]) / 10:g}" if re.fullmatch(r"[\d.e+-]+", rate[1]) else rate[1]
-    return evidence.rerun(f"phase.jobs.{evidence.action}.args.{rate[0]}={tenth}")
+    return evidence.rerun(evidence.override(rate[0], f"{rate[1] / 10:g}"))
 
 
 def _see_log(evidence: Evidence) -> str:
     """The end of the log."""
-    return evidence.same_target("action=logs", f"run={evidence.run.partition('-')[0]}", "lines=100")
+    return evidence.same_target("action=logs", f"run={evidence.run_number}", "lines=100")
 
 
 def _is_nan(evidence: Evidence) -> str | None:
@@ -261,7 +420,7 @@ def _never_started(evidence: Evidence) -> str | None:
     step = evidence.failed_step
     if step is None:
         return None
-    said = step.last_lines[-1].strip()[:300] if step.last_lines else "without a word"
+    said = last_words(step.last_lines) or "without a word"
     return f"its step {step.name} ended with exit code {step.exit_code}: {said}"
 
 
@@ -276,15 +435,17 @@ def _failed(evidence: Evidence) -> str | None:
     code = _ended_with(evidence)
     if not code:
         return None
-    lines = [line for line in evidence.log.splitlines() if line.strip()]
-    return f"exit code {code}: {lines[-1].strip()[:300]}" if lines else f"exit code {code}, without a word"
+    said = last_words(evidence.log.splitlines())
+    return f"exit code {code}: {said}" if said else f"exit code {code}, without a word"
 
 
 _RULES = (
     _Rule(
         "CUDA out of memory",
-        _says(r"CUDA out of memory|OutOfMemoryError|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED"),
-        "the batch does not fit into the GPU's memory",
+        _ended_by(
+            r"CUDA out of memory|OutOfMemoryError|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED"
+        ),
+        _why_out_of_memory,
         _halve_batch,
     ),
     _Rule(
@@ -301,9 +462,28 @@ _RULES = (
     ),
     _Rule(
         "module missing",
-        _says(r"ModuleNotFoundError|No module named"),
+        _stranger,
         "the shared environment lacks a package that the script imports",
         _install,
+    ),
+    _Rule(
+        "a module of the research log is not found",
+        _sibling,
+        "no package but a file here: it has to be on the machine (phase.inputs), and where Python looks",
+        _push_sibling,
+    ),
+    _Rule(
+        "a pointer of git LFS in place of the file",
+        _ended_by(r"version https://git-lfs\.github\.com/spec|invalid load key, 'v'"),
+        "what should be weights or data is a few lines by which git LFS finds them; they were never fetched",
+        _pull_lfs,
+    ),
+    _Rule(
+        "vLLM finds no room for its cache",
+        _ended_by(_NO_CACHE),
+        "what the model leaves of the GPU's memory is too little for a context of this length "
+        "(max_model_len, gpu_memory_utilization)",
+        _fit_cache,
     ),
     _Rule("disk full", _disk_full, "nothing more can be written there, checkpoints included", _see_disk),
     _Rule(
@@ -322,7 +502,7 @@ _RULES = (
         "the run hangs",
         _hangs,
         "its processes wait for something that does not come, and the machine is paid for meanwhile",
-        lambda evidence: evidence.same_target("action=stop", f"run={evidence.run.partition('-')[0]}"),
+        lambda evidence: evidence.same_target("action=stop", f"run={evidence.run_number}"),
     ),
     _Rule(
         "the job never started",
@@ -362,9 +542,14 @@ def diagnose(evidence: Evidence, guesses: bool = True) -> tuple[Diagnosis, ...]:
     found = [(rule, line) for rule in rules if (line := rule.shown_by(evidence))]
     sure = [pair for pair in found if not pair[0].fallback]
     return tuple(
-        Diagnosis(rule.symptom, line, rule.cause, rule.remedy(evidence))
+        Diagnosis(rule.symptom, line, _cause_of(rule, evidence), rule.remedy(evidence))
         for rule, line in sure or (found[:1] if guesses else [])
     )
+
+
+def _cause_of(rule: _Rule, evidence: Evidence) -> str:
+    """The cause, where it depends on the run that of this one."""
+    return rule.cause if isinstance(rule.cause, str) else rule.cause(evidence)
 
 
 def _own_rule(rule: DoctorRule) -> _Rule:

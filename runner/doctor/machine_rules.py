@@ -1,6 +1,7 @@
 """What can be wrong with rented machines: the key, the account, the list, the address, the way by ssh."""
 
 import re
+from base64 import b64decode
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ _NO_USE = {
     "unhealthy": "its host failed, or somebody shut it down inside, which does not end the bill",
     "preempted": "the cloud took it back",
 }
+_OPEN_KEY = re.compile(r"UNPROTECTED PRIVATE KEY FILE.*?Permissions \d+ for '(.+?)' are too open")
 _CHANGED_KEY = re.compile(r"HOST IDENTIFICATION HAS CHANGED|Host key verification failed")
 
 
@@ -43,6 +45,7 @@ class _SshCheck:
     leads_to: str
     printed: str
     answer: SshAnswer
+    is_locked: bool = False  # the key has a passphrase, and no agent holds it open
 
 
 def diagnose_machines(settings: Settings) -> Asking[tuple[Diagnosis, ...]]:
@@ -193,7 +196,7 @@ def _diagnose_machine(
         return (Diagnosis("no address yet", f"{name} is {machine.status}", f"it is starting; {price}", wait),)
     alias = alias_for(settings, machine)
     config = None if settings.ssh.is_default else settings.ssh.config
-    way: _SshCheck = yield from _ask_way(Route(alias, config))
+    way: _SshCheck = yield from _ask_way(Route(alias, config), identity_of(settings))
     wrong = _diagnose_ssh(settings, machine, way, keys)
     found = tuple(one for one in (wrong, _diagnose_talk(alias, way)) if one)
     if wrong is not None or not is_cuda_wanted(settings, machine):
@@ -206,15 +209,27 @@ def _diagnose_machine(
     return (*found, Diagnosis(f"CUDA error {cuda.code}", f"{name}: cuInit returned {cuda.code}", cause, end))
 
 
-def _ask_way(route: Route) -> Asking[_SshCheck]:
+def _ask_way(route: Route, key: Path | None) -> Asking[_SshCheck]:
     """Where the alias leads, whether one gets there, and whether what is asked there is answered."""
     shown = sh(*route.words, "-G", route.alias)
     leads_to: str = yield Fact(shown, _read_host)
     bare: Result = yield Fact(route.ask(Command("true")), lambda result: result)
     if bare.exit_code == NOT_REACHED:
-        return _SshCheck(leads_to, "", read_answer(bare))
+        is_locked = False
+        if key and b"Permission denied" in bare.stderr and _has_passphrase(key):
+            is_locked = not (yield Fact(sh("ssh-add", "-L"), lambda result: _holds(result, key)))
+        return _SshCheck(leads_to, "", read_answer(bare), is_locked)
     answer: SshAnswer = yield Fact(route.question(".", "reach"), read_answer)
     return _SshCheck(leads_to, " ".join(bare.stdout.decode(errors="replace").split()), answer)
+
+
+def _holds(result: Result, key: Path) -> bool:
+    """Whether the agent has this key; there may be none."""
+    public = Path(f"{key}.pub")
+    if not result.ok or not public.is_file():
+        return result.ok
+    known = map(bare_key, result.stdout.decode(errors="replace").splitlines())
+    return bare_key(public.read_text(errors="replace")) in known
 
 
 def _read_host(result: Result) -> str:
@@ -240,7 +255,11 @@ def _diagnose_ssh(
         forget = sh("ssh-keygen", "-R", host_key_alias(machine.id), "-f", known_hosts(settings)).text
         cause = "another machine answers than the first time: reinstalled, or somebody in between"
         return Diagnosis("the host key changed", what, cause, forget)
+    if opened := _OPEN_KEY.search(said):
+        return _diagnose_open_key(what, opened[1])
     if "Permission denied" in said:
+        if way.is_locked and _is_let_in(settings, machine, keys):
+            return _diagnose_locked_key(settings, what)
         return _diagnose_wrong_key(settings, machine, what, keys)
     cause = (
         "it is still starting, or was shut down inside, or a firewall rule is in the way (TCP 22); "
@@ -261,6 +280,43 @@ def _diagnose_address(settings: Settings, machine: CloudInstance, way: _SshCheck
     cause = "the configuration is of another machine or time"
     what = f"ssh {alias} leads to {way.leads_to}, {there}"
     return Diagnosis("the address changed", what, cause, setup)
+
+
+def _diagnose_open_key(what: str, file: str) -> Diagnosis:
+    """ssh does not use a private key that others may read."""
+    cause = "ssh does not use a private key that others on this computer may read"
+    return Diagnosis("the ssh key may be read by others", what, cause, sh("chmod", "600", file).text)
+
+
+def _diagnose_locked_key(settings: Settings, what: str) -> Diagnosis:
+    """The right key, which nobody is there to open."""
+    key = identity_of(settings)
+    cause = f"{key} has a passphrase and no agent holds it open, and nobody is asked for it by a program"
+    remedy = f'[ -n "$SSH_AUTH_SOCK" ] || eval "$(ssh-agent)"; {sh("ssh-add", str(key)).text}'
+    return Diagnosis("the ssh key has a passphrase", what, cause, remedy)
+
+
+def _is_let_in(settings: Settings, machine: CloudInstance, keys: tuple[SshKey, ...]) -> bool:
+    """Whether the machine was launched with the key that ssh offers, as far as anybody knows."""
+    theirs = [key.public for key in keys if key.name in machine.ssh_keys]
+    offered = Path(f"{identity_of(settings)}.pub")
+    return not theirs or (offered.is_file() and bare_key(offered.read_text(errors="replace")) in theirs)
+
+
+def _has_passphrase(key: Path) -> bool:
+    """Whether a private key is encrypted, in OpenSSH's form or in PEM's."""
+    try:
+        text = key.read_text(errors="replace")
+    except OSError:
+        return False
+    head, _, rest = text.partition("-----\n")
+    if "OPENSSH" not in head:
+        return "ENCRYPTED" in text
+    try:
+        body = b64decode("".join(rest.partition("-----")[0].split()))
+    except ValueError:
+        return False
+    return not body.startswith(b"openssh-key-v1\0\0\0\0\4none")
 
 
 def _diagnose_wrong_key(

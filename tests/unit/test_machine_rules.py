@@ -68,6 +68,7 @@ class World:
     printed: bytes = b""
     reach: Result = field(default_factory=lambda: Result(0, framed({"reached": True})))
     cuda: int = 0
+    agent: str | None = None
     account: str = ""
     error: RunnerError | Result | None = None
 
@@ -119,6 +120,8 @@ class World:
             return Result(0, framed({"cuda": self.cuda, "said": ""}))
         if text.endswith(" -- reach"):
             return self.reach
+        if text == "ssh-add -L":
+            return Result(0, self.agent.encode()) if self.agent is not None else Result(2)
         assert text.endswith(" true")
         return Result(0, self.printed) if self.said is None else Result(255, b"", self.said.encode())
 
@@ -138,7 +141,7 @@ def check_remedy(remedy: str) -> None:
         rule_for(settings)
         assert settings.action not in ("launch", "up") or not settings.instance.is_local
     else:
-        assert words[0] in ("export", "curl", "ssh", "ssh-keygen")
+        assert words[0] in ("export", "curl", "ssh", "ssh-keygen", "chmod", "[")
 
 
 @pytest.fixture
@@ -236,6 +239,58 @@ def test_a_key_that_nobody_here_has_leaves_only_the_end_and_says_what_it_costs(w
     world.said = "Permission denied (publickey)."
     diagnosis = world.only()
     assert "action=terminate" in verbs(diagnosis) and "billed" in diagnosis.cause
+
+
+DENIED = "ubuntu@203.0.113.9: Permission denied (publickey)."
+
+
+def test_a_key_file_that_others_may_read_is_closed(world: World) -> None:
+    world.said = (
+        "@@@@@@@@@@@@@@@@@@@@@@@@@@@\n@   WARNING: UNPROTECTED PRIVATE KEY FILE!    @\n@@@@@@@@@@@@@@@@@@\n"
+        "Permissions 0644 for '/home/me/my keys/id' are too open.\n"
+        f"It is required that your private key files are NOT accessible by others.\n{DENIED}"
+    )
+    diagnosis = world.only()
+    assert diagnosis.symptom == "the ssh key may be read by others"
+    assert verbs(diagnosis) == ["chmod", "600", "/home/me/my keys/id"]
+
+
+def key_with(tmp_path: Path, passphrase: str, *form: str) -> Path:
+    """A key pair that ssh-keygen made."""
+    key = tmp_path / "a key"
+    words = ("ssh-keygen", "-q", "-t", "rsa", "-b", "1024", "-N", passphrase, *form, "-f", key)
+    subprocess.run(words, check=True)
+    return key
+
+
+@pytest.mark.parametrize("form", [(), ("-m", "PEM"), ("-m", "PKCS8")])
+@pytest.mark.parametrize("agent", [None, ELSEWHERE])
+def test_a_key_with_a_passphrase_that_no_agent_holds_is_opened(
+    world: World, tmp_path: Path, form: tuple[str, ...], agent: str | None
+) -> None:
+    key = key_with(tmp_path, "secret", *form)
+    world.keys[0]["public_key"] = Path(f"{key}.pub").read_text()
+    world.said, world.agent = DENIED, agent
+    diagnosis = world.only(f"ssh.identity={key}")
+    assert diagnosis.symptom == "the ssh key has a passphrase"
+    assert verbs(diagnosis)[-2:] == ["ssh-add", str(key)]
+
+
+@pytest.mark.parametrize(("passphrase", "is_held"), [("", False), ("secret", True)])
+def test_a_key_that_is_open_and_refused_is_the_wrong_one(
+    world: World, tmp_path: Path, passphrase: str, is_held: bool
+) -> None:
+    key = key_with(tmp_path, passphrase)
+    world.agent = Path(f"{key}.pub").read_text() if is_held else None
+    world.said = DENIED
+    assert world.only(f"ssh.identity={key}").symptom == "the wrong ssh key"
+
+
+def test_a_key_with_a_passphrase_that_the_machine_does_not_know_is_the_wrong_one(
+    world: World, tmp_path: Path
+) -> None:
+    world.said = DENIED
+    assert world.only(f"ssh.identity={key_with(tmp_path, 'secret')}").symptom == "the wrong ssh key"
 
 
 def test_an_address_that_changed_is_set_up_again(world: World) -> None:
