@@ -21,8 +21,8 @@ from runner.config.compose import conf_folders
 from runner.config.freeze import load
 from runner.config.schema import find_links
 from runner.environment.passes import preflight_input
+from runner.environment.preflight_steps import PreflightSteps
 from runner.environment.requirements import cpu_builds
-from runner.environment.trial import PreflightSteps
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 LAYERS = ("resolve", "install", "import")

@@ -84,6 +84,14 @@ def _clone_fails(said: str, flat: str, asked: Asked) -> str | None:
     return None
 
 
+def _unreadable(said: str, flat: str, asked: Asked) -> str | None:
+    """A script that the machine could not start: its text, its encoding, its Python."""
+    del flat, asked
+    found = re.findall(r"(?m)^unreadable: (.*)$", said)
+    more = f" ({len(found) - 1} more are in the log)" if len(found) > 1 else ""
+    return f"{found[0].rstrip('.')}{more}." if found else None
+
+
 # ------------------------------------------------------------------------------------ resolve
 
 
@@ -249,6 +257,21 @@ def _numpy_abi(said: str, flat: str, asked: Asked) -> str | None:
     )
 
 
+def _of_a_sibling(said: str, flat: str, asked: Asked) -> str | None:
+    """A module of another phase, which no machine is sent."""
+    del flat, asked
+    match = re.search(r"(?m)^sibling: (\S+) (.*)$", said)
+    if match is None:
+        return None
+    phase = match[2].split("/")[1]
+    statement = _last_match(r"(?m)^import: (.*)$", said) if "help: " not in said else None
+    needs = f"`{statement}`" if statement else f"{_last_match(r'(?m)^help: (.*)$', said)} --help"
+    return (
+        f"{needs}: {match[1]} is a module of the sibling phase {phase}, reached by sys.path, and no machine "
+        f"is sent it. Name it in phase.inputs: phase.inputs=[{match[2]}]."
+    )
+
+
 def _import_fails(said: str, flat: str, asked: Asked) -> str | None:
     """Installed, and does not work; or not installed."""
     del flat
@@ -306,6 +329,8 @@ def _last_match(pattern: str, text: str) -> str | None:
 _Rule = Callable[[str, str, Asked], str | None]
 _RULES: tuple[_Rule, ...] = (
     _submodule_here,
+    _unreadable,
+    _of_a_sibling,
     _git_requirement,
     _clone_fails,
     _unparsable,

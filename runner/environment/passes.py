@@ -15,16 +15,25 @@ from hashlib import sha256
 from pathlib import Path
 
 from runner.environment.requirements import (
-    Imports,
     Requirement,
     distribution,
-    has_parser,
     listed_requirements,
-    script_imports,
     script_requirements,
     text_of,
 )
 from runner.plan.settings import Phase, Settings
+from runner.trial import (
+    Imports,
+    bytes_of,
+    has_parser,
+    input_modules,
+    is_shell,
+    module_folders,
+    newer_than_ours,
+    problems_in,
+    script_imports,
+    source_text,
+)
 
 # Raised when what preflight does changes so much that older passes say too little.
 _FORMAT = 1
@@ -45,14 +54,6 @@ class Lock:
 
 
 @dataclass(frozen=True)
-class HelpfulScript:
-    """A script that answers --help; before that it imports `top`."""
-
-    name: str
-    top: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class PreflightInput:
     """All that a preflight tests, read off the files. `folder` is the phase's, for its relative names."""
 
@@ -60,31 +61,41 @@ class PreflightInput:
     listed: tuple[Requirement, ...]  # of requirements.txt, which uv reads itself
     project: str  # the phase folder's pyproject.toml, if it is a package
     imports: Imports
-    scripts_with_help: tuple[HelpfulScript, ...]
+    scripts_with_help: tuple[str, ...]
+    shell_scripts: tuple[tuple[str, str], ...] = ()  # (name, sha256): bash reads them, we do not
+    modules_of_inputs: tuple[str, ...] = ()  # Python files among phase.inputs, from the root
+    unreadable: tuple[tuple[str, str], ...] = ()  # what the machine's Python cannot read, and why
+    newer: tuple[str, ...] = ()  # what it alone can read, and ours cannot
+
+    @property
+    def beside_imports(self) -> tuple[tuple[object, ...], ...]:
+        """What else a pass depends on, where there is any."""
+        return (self.shell_scripts, self.modules_of_inputs, self.unreadable, self.newer)
 
     @property
     def is_empty(self) -> bool:
-        """Whether the standard library is all that is needed."""
-        return not (self.requirements or self.listed or self.project or self.imports.top)
+        """Whether the standard library is all that is needed, by scripts that can be read."""
+        asks = self.requirements or self.listed or self.project or self.imports.top
+        return not (asks or self.shell_scripts or self.unreadable or self.newer)
 
 
 def preflight_input(settings: Settings, phase: Phase) -> PreflightInput:
     """The deps of the YAML, of the scripts' PEP 723 blocks, of requirements.txt; the scripts' imports."""
-    folder = settings.paths.research_log / phase.name
     paths = settings.paths
+    folder = paths.research_log / phase.name
+    modules = input_modules(paths.root, folder, phase.inputs)
+    inputs = module_folders(modules)
+    scripts = {name: folder / name for name in dict.fromkeys(job.entrypoint for job in phase.jobs)}
+    python = {name: path for name, path in scripts.items() if not is_shell(path)}
     asked = [Requirement(dep, DEPS) for dep in phase.deps]
     top: dict[str, None] = {}
     inner: dict[str, None] = {}
-    with_help = []
-    for name in dict.fromkeys(job.entrypoint for job in phase.jobs):
-        source = text_of(folder / name)
-        shown = paths.shown(folder / name)
-        asked += [r for r in script_requirements(source, shown) if r.text not in {a.text for a in asked}]
-        found = script_imports(folder / name, folder)
+    for path in python.values():
+        named = script_requirements(source_text(bytes_of(path)), paths.shown(path))
+        asked += [r for r in named if r.text not in {a.text for a in asked}]
+        found = script_imports(path, folder, inputs)
         top |= dict.fromkeys(found.top)
         inner |= dict.fromkeys(found.inner)
-        if has_parser(source):
-            with_help.append(HelpfulScript(name, found.top))
     top |= dict.fromkeys(f"import {module}" for module in phase.imports)
     listed = folder / "requirements.txt"
     return PreflightInput(
@@ -92,8 +103,23 @@ def preflight_input(settings: Settings, phase: Phase) -> PreflightInput:
         listed=listed_requirements(text_of(listed), paths.shown(listed)),
         project=text_of(folder / "pyproject.toml"),
         imports=Imports(tuple(top), tuple(line for line in inner if line not in top)),
-        scripts_with_help=tuple(with_help),
+        scripts_with_help=tuple(name for name, path in python.items() if has_parser(bytes_of(path))),
+        shell_scripts=tuple(
+            (name, sha256(bytes_of(path)).hexdigest()) for name, path in scripts.items() if name not in python
+        ),
+        modules_of_inputs=tuple(str(path.relative_to(paths.root)) for path in modules),
+        unreadable=problems_in(python.values(), folder, inputs, python_version(settings)),
+        newer=newer_than_ours(python.values(), folder, inputs, python_version(settings)),
     )
+
+
+_VERSION = re.compile(r"\d+(\.\d+)*")
+
+
+def python_version(settings: Settings) -> str | None:
+    """The version of the machine's Python, where the instance tells it; `python` may be a path."""
+    python = settings.instance.python
+    return python if python and _VERSION.fullmatch(python) else None
 
 
 def _digest_of(*parts: object) -> str:
@@ -121,9 +147,10 @@ def pass_key(settings: Settings, subject: PreflightInput) -> str:
     stand_ins = "".join(text_of(folder / "instance/local.yaml") for folder in settings.paths.conf)
     return _digest_of(
         lock_key(settings, subject),
-        [subject.imports.top, subject.imports.inner, [script.name for script in subject.scripts_with_help]],
+        [subject.imports.top, subject.imports.inner, subject.scripts_with_help],
         stand_ins,
         phase.stand_ins if phase else (),
+        *(part for part in subject.beside_imports if part),
     )
 
 

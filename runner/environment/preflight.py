@@ -17,9 +17,9 @@ from runner.environment.passes import (
     read_lock,
     record_path,
 )
+from runner.environment.preflight_steps import PreflightSteps, platform_text
 from runner.environment.requirements import Requirement, declared_phase, origin, text_of
 from runner.environment.setup import needed_phase
-from runner.environment.trial import PreflightSteps, platform_text
 from runner.errors import UsageError
 from runner.plan.command import quote
 from runner.plan.plan import Effect, Plan, target_of
@@ -33,7 +33,11 @@ _NAME = re.compile(r"\s*[\w.-]+\s*(\[[^\]]*\])?\s*")
 def _warnings(settings: Settings, phase: Phase, subject: PreflightInput, lock: Lock) -> tuple[str, ...]:
     """What may bite although all is installed and imported."""
     newest = dict(pins_in(text_of(record_path(settings, pass_key(settings, subject), "newest"))))
-    return (*far_below(lock, newest), *clashes(lock, _others(settings, phase)))
+    unread = (
+        f"{name} was not read: its syntax is newer than this machine's Python; what it imports was not tried"
+        for name in subject.newer
+    )
+    return (*unread, *far_below(lock, newest), *clashes(lock, _others(settings, phase)))
 
 
 def far_below(lock: Lock, newest: dict[str, str]) -> tuple[str, ...]:

@@ -25,20 +25,6 @@ def _may_be_package(settings: Settings, phase: Phase) -> bool:
     return phase.source is not None or any((folder / name).is_file() for name in names)
 
 
-def find_requirement_files(code: str) -> str:
-    """Sets `files` to what uv reads requirements from, and `$project` to the file that makes a package.
-
-    A pyproject.toml that only configures tools is no project. `code` is the folder, spelled for bash.
-    """
-    is_project = f"[ $file != pyproject.toml ] || grep -qE '^\\[(project|build-system)\\]' {code}/$file"
-    first = f'[ -z "$project" ] && [ -f {code}/$file ] && {{ {is_project}; }}'
-    listed = f"if [ -f {code}/requirements.txt ]; then files+=({code}/requirements.txt); fi"
-    return (
-        f"files=(); project=; {listed}; for file in {' '.join(_PROJECT_FILES)}; do if {first}; "
-        f'then project={code}/$file; files+=("$project"); fi; done'
-    )
-
-
 def packages(settings: Settings, phase: Phase) -> tuple[str, ...]:
     """The phase's deps, those that the instance maps replaced by what runs there, or left out."""
     mapped = dict(settings.instance.packages)

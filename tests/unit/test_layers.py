@@ -13,7 +13,7 @@ MODULES = sorted(path for path in HOUSE.rglob("*.py") if path.name != "__init__.
 
 # From the ground up; a module imports from its own layer and from those before it.
 LAYERS = (
-    ("runner.errors", "runner.shim"),
+    ("runner.errors", "runner.shim", "runner.trial"),
     ("runner.plan",),
     ("runner.world.world",),
     ("runner.research_log",),
@@ -31,6 +31,7 @@ LAYERS = (
 MAY_ACT = (
     "runner.world",
     "runner.shim",
+    "runner.trial",
     "runner.apply",
     "runner.cli",
     "runner.consent",

@@ -7,16 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.environment.requirements import (
-    Imports,
     Requirement,
     distribution,
     has_lower_bound,
-    has_parser,
     listed_requirements,
-    main,
-    script_imports,
     script_requirements,
 )
+from runner.trial import Imports, has_parser, script_imports, source_text
 from tests.support import HOSTILE_NAME
 
 BLOCK = """\
@@ -112,24 +109,16 @@ def test_own_modules_are_followed_and_not_named(tmp_path: Path) -> None:
     )
 
 
-def test_the_same_is_said_of_code_that_is_cloned_later(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "train.py").write_text("import numpy\ndef f():\n    from torch import nn\n")
-    main([str(tmp_path), "train.py", "missing.py"])
-    assert capsys.readouterr().out == "import numpy\0?from torch import nn\0"
-
-
 @pytest.mark.parametrize(
     "source", ["import argparse", "from argparse import ArgumentParser", "def f():\n    import fire"]
 )
 def test_a_parser_is_seen(source: str) -> None:
-    assert has_parser(source)
+    assert has_parser(source.encode())
 
 
 @pytest.mark.parametrize("source", ["import sys", "# import argparse", "def (:", "\0"])
 def test_no_parser_is_seen(source: str) -> None:
-    assert not has_parser(source)
+    assert not has_parser(source.encode())
 
 
 @given(st.text())
@@ -137,5 +126,6 @@ def test_any_text_is_read(text: str) -> None:
     script_requirements(text)
     script_requirements(f"# /// script\n# {text}\n# ///\n")
     listed_requirements(text)
-    has_parser(text)
+    has_parser(text.encode(errors="surrogatepass"))
+    source_text(text.encode(errors="surrogatepass"))
     distribution(text)
