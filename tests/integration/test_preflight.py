@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ import pytest
 
 from runner.machines.probe import Activity, read_inside
 from runner.plan.command import shim_question
+from runner.trial import TIMED_OUT, Trial, parser
 from runner.world.world import Result
 from tests.remote import Rig
-from tests.support import Done, Lab, run_runner, runner_env, soak_size
-from tests.wheels import make_sdist, make_wheel
+from tests.support import CHECKOUT, Done, Lab, run_runner, runner_env, soak_size
+from tests.wheels import make_project, make_sdist, make_wheel
 
 HERE_TAG = f"cp{sys.version_info[0]}{sys.version_info[1]}"
 HERE_WHEEL = f"{HERE_TAG}-{HERE_TAG}-manylinux_2_17_x86_64"
@@ -189,6 +191,54 @@ TABLE = {
     "a requirements.txt with a file of this machine": Broken(
         "resolve", ("numpy", "line 1", "file of this machine"), files={"requirements.txt": "WHEEL\n"}
     ),
+    "a script with a syntax error": Broken(
+        "code",
+        ("research-log/phase1-test/train.py: line 2", "never closed"),
+        script="import numpy\nprint((1\n",
+    ),
+    "a module of the phase with a syntax error": Broken(
+        "code",
+        ("research-log/phase1-test/helper.py: line 1",),
+        script="import helper\n",
+        files={"helper.py": "def f(:\n"},
+    ),
+    "a script that the machine's Python is too old for": Broken(
+        "code",
+        ("train.py: line ", "newer than the machine's Python 3.9"),
+        ("numpy",),
+        "match 1:\n    case 1: pass\n",
+        more={"typed": "instance.python='3.9'"},
+    ),
+    "a script whose block wants another Python": Broken(
+        "code",
+        ("train.py: line 2", "requires-python >=3.13", "the machine has Python 3.12"),
+        script='# /// script\n# requires-python = ">=3.13"\n# ///\n' + PARSER,
+    ),
+    "a script whose block is no TOML": Broken(
+        "code",
+        ("train.py: line 2", "no TOML"),
+        script="# /// script\n# dependencies = [numpy]\n# ///\n" + PARSER,
+    ),
+    "a script with a byte order mark": Broken(
+        "import", ("import yaml_of_nobody",), script="\ufeffimport yaml_of_nobody\n" + PARSER
+    ),
+    "a script in a declared encoding": Broken(
+        "import",
+        ("import yaml_of_nobody",),
+        script=f"# coding: cp1252\nä = 1\nimport yaml_of_nobody\n{PARSER}",
+    ),
+    "a shell script with a syntax error": Broken(
+        "code",
+        ("research-log/phase1-test/run.sh: line 3", "syntax error"),
+        files={"run.sh": "#!/bin/bash\nif true; then\n"},
+        more={"jobs": {"train": {"entrypoint": "run.sh"}}},
+    ),
+    "a script that git ignores": Broken(
+        "code",
+        ("train.py", "git ignores it"),
+        ("numpy",),
+        files={".gitignore": "train.py\n", ".git-init": ""},
+    ),
     "a submodule in the phase's folder": Broken("code", ("phase.source", "submodule"), ("numpy",)),
     "a source with a missing submodule": Broken(
         "code", ("submodule", "third_party/kernels"), more={"source": {"git": "SOURCE", "ref": "main"}}
@@ -234,10 +284,14 @@ TABLE = {
 
 def build(bench: Bench, case: Broken, tmp_path: Path) -> None:
     """The phase of a case, with what it needs around it."""
-    more = dict(case.more)
+    more = {name: value for name, value in case.more.items() if name != "typed"}
     if more.get("source", {}).get("git") == "SOURCE":
         more["source"] = {**more["source"], "git": str(broken_source(tmp_path))}
     folder = bench.lab.add_phase(script=case.script, deps=list(case.deps), **more)
+    if "coding: cp1252" in case.script:
+        (folder / "train.py").write_text(case.script, encoding="cp1252")
+    if ".git-init" in case.files:
+        git("init", "-q", at=bench.lab.root)
     for name, text in case.files.items():
         (folder / name).write_text(text.replace("WHEEL", str(next(WHEELS.glob("numpy-2*")))))
     if case is TABLE["a submodule in the phase's folder"]:
@@ -266,7 +320,8 @@ def test_a_broken_phase_is_caught_by_its_layer_and_named(name: str, bench: Bench
     case = TABLE[name]
     build(bench, case, tmp_path)
     before = bench.rest()
-    done = bench.preflight("confirm=true", "output=json", instance=case.instance)
+    typed = (case.more["typed"],) if "typed" in case.more else ()
+    done = bench.preflight("confirm=true", "output=json", *typed, instance=case.instance)
     assert done.exit_code == 65, done
     assert failed_step(done) == case.caught_by, done
     why = done.stderr.rpartition("why       ")[2]
@@ -281,6 +336,8 @@ FINE = {
     "lazy": "def sample():\n    from vllm import LLM\n    return LLM\n" + PARSER,
     "missing and lazy": "def faster():\n    import apex_of_nobody\n" + PARSER,
     "own modules": "from helper import f\n" + PARSER,
+    "a byte order mark": "\ufeffimport numpy\n" + PARSER,
+    "newer than ours": "import numpy\ntype Many = list[int]\n",
     "no parser": "import numpy\nopen('trained', 'w').write('a script must not be run')\n",
 }
 
@@ -294,6 +351,89 @@ def test_a_phase_that_works_passes(kind: str, bench: Bench) -> None:
     done = bench.preflight("confirm=true")
     assert done.exit_code == 0, done
     assert bench.rest() - before == {str(bench.home / ".cache")}
+
+
+def test_a_shell_script_that_bash_can_read_passes(bench: Bench) -> None:
+    folder = bench.lab.add_phase(jobs={"train": {"entrypoint": "run.sh"}})
+    (folder / "run.sh").write_text("for i in 1 2; do echo $i; done\n")
+    done = bench.preflight("confirm=true")
+    assert done.exit_code == 0, done
+    (folder / "run.sh").write_text("for i in 1 2; do echo $i\n")
+    assert bench.preflight("output=json").plan["steps"], "another script is another content"
+
+
+def test_what_only_the_machine_can_read_is_told_after_a_pass(bench: Bench) -> None:
+    bench.lab.add_phase(script="import numpy\ntype Many = list[int]\n", deps=["numpy>=2"])
+    done = bench.preflight("confirm=true")
+    assert done.exit_code == 0, done
+    assert ("train.py was not read" in done.stderr) is (sys.version_info < (3, 12))
+
+
+REACHES = "import sys\nsys.path.insert(0, sys.path[0] + '/../phase2-base')\nimport common\n" + PARSER
+
+
+def test_a_module_of_a_sibling_phase_is_named_as_what_it_is(bench: Bench) -> None:
+    sibling = bench.lab.add_phase("phase2-base")
+    (sibling / "common.py").write_text("import numpy\n")
+    bench.lab.add_phase(script=REACHES, deps=["numpy"])
+    done = bench.preflight("confirm=true")
+    assert done.exit_code == 65, done
+    why = done.stderr.rpartition("why       ")[2]
+    assert "sibling phase phase2-base" in why and "phase.deps" not in why
+    assert "phase.inputs=[../phase2-base/common.py]" in why
+    bench.lab.add_phase(script=REACHES, deps=["numpy"], inputs=["../phase2-base/common.py"])
+    done = bench.preflight("confirm=true")
+    assert done.exit_code == 0, done
+    assert "import: import numpy" in done.stdout, "what the module imports is tried"
+
+
+def test_paths_in_a_requirements_txt_are_meant_from_its_folder(bench: Bench) -> None:
+    folder = bench.lab.add_phase(script="import own_lib, numpy\n")
+    (folder / "own").mkdir()
+    make_project(folder / "own", "own_lib", "x = 1")
+    (folder / "vendor").mkdir()
+    wheel = shutil.copy(next(WHEELS.glob("numpy-2*")), folder / "vendor")
+    (folder / "requirements.txt").write_text("-e ./own\n-r more.txt\n")
+    (folder / "more.txt").write_text(f"./vendor/{Path(wheel).name}  # ours\n")
+    done = bench.preflight("confirm=true")
+    assert done.exit_code == 0, done
+    (lock,) = (bench.lab.root / ".runner/locks").iterdir()
+    paths = [line.split(" \\")[0] for line in lock.read_text().splitlines() if "./" in line]
+    below = "./research-log/phase1-test"
+    assert sorted(paths) == [f"-e {below}/own", f"numpy @ {below}/vendor/{Path(wheel).name}"]
+
+
+def test_each_step_is_one_line_that_a_person_can_read(bench: Bench) -> None:
+    deps = ["numpy>=2", "torch>=2.12", "vllm>=0.30"]
+    bench.lab.add_phase(script=PARSER, deps=deps, env={"MODE": "a b"})
+    for instance in ("gpu_1x_a100_sxm4", "local"):
+        steps = bench.preflight("output=json", instance=instance).plan["steps"]
+        lines = {step["name"]: step["command"] for step in steps}
+        assert not any("\n" in line for line in lines.values())
+        for line in lines.values():
+            for path in (f"{CHECKOUT}/", str(bench.lab.root), str(WHEELS), *deps):
+                line = line.replace(path, "")
+            assert len(line) <= 400, line
+        assert "git ls-files" in lines["code"]
+        assert "uv pip compile" in lines["resolve"] and "uv pip install" in lines["install"]
+
+
+def test_the_digest_covers_the_program_that_the_steps_call(bench: Bench) -> None:
+    bench.lab.add_phase(script=PARSER, deps=["numpy"])
+    plan = bench.preflight("output=json").plan
+    (tool,) = (Path(tool["path"]) for tool in plan["tools"])
+    content = (CHECKOUT / "runner/trial.py").read_bytes()
+    assert tool.name == f"trial-{sha256(content).hexdigest()[:8]}"
+    assert all(tool.name in step["command"] for step in plan["steps"])
+
+
+def test_a_script_that_does_not_end_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
+    trial = Trial(parser().parse_args(["code", "--run=1", "--uv=uv", f"--record={tmp_path}/key"]), [], [])
+    trial.open_log()
+    began = time.monotonic()
+    assert trial.run(["bash", "-c", f"sleep 60 & sleep 61 # {tmp_path}"], limit_s=0.2) == TIMED_OUT
+    assert time.monotonic() - began < 5
+    assert processes_below(tmp_path) == []
 
 
 def test_the_lock_has_names_versions_and_hashes_and_no_addresses(bench: Bench) -> None:
