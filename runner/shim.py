@@ -399,6 +399,8 @@ def keep(args: argparse.Namespace, lock: int, told: int, is_detached: bool) -> N
     for name in ("reserved",):
         remove(os.path.join(args.run, name))
     record_exit_code(args.run, log, code)
+    if not is_detached:
+        remove(os.path.join(args.run, "lock"))  # here nobody else waits to start it
     os.close(lock)
     while shown:
         os.close(shown.pop())

@@ -62,7 +62,8 @@ class Remote:
         line = f"ssh -F {quote(self.ssh_tool.name)} {quote(self.alias)} {quote_whole(text)}"
         given = [*secrets, *(word for path in files for word in ("--file", path))]
         if given:
-            return Command(f"{self.here.ask_shim('secrets', *given).text} | {line}").within(self.here.root)
+            piped = f"{self.here.ask_shim('secrets', *given).text} | {line}"
+            return Command(f"(set -o pipefail; {piped})").within(self.here.root)
         return Command(f"{line} < {quote(self.here.shim.name)}").within(self.here.root)
 
     def call_shim(self, verb: str, *words: str) -> Command:

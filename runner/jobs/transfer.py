@@ -99,7 +99,7 @@ def _push(
     if inputs:
         options = f"--progress --partial-dir=.rsync-partial {_by_ssh(remote)}"
         line += f" && rsync -lptRc {options} {sh(*inputs).text} {_far(remote)}"
-    return Command(line).within(remote.here.root)
+    return Command(f"(set -o pipefail; {line})").within(remote.here.root)
 
 
 def _push_file(remote: Remote, folder: str, code: Code, submission: Submission | None) -> Tool:

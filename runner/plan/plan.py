@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import sha256
 from math import isfinite
+from pathlib import PurePath
 from typing import Any
 
 from runner.plan.command import Command, quote
@@ -225,6 +226,12 @@ class Plan:
         return tuple(dict.fromkeys(tool for step in self.steps for tool in step.tools))
 
     @property
+    def calls(self) -> str:
+        """Those files in words: what they are called, how long they are, and where they will be."""
+        each = [f"{PurePath(tool.name).name} ({tool.num_lines:,} lines)" for tool in self.tools]
+        return f"{' · '.join(each)}, in {PurePath(self.tools[0].name).parent}/" if each else ""
+
+    @property
     def starts_run(self) -> bool:
         """Whether the run's folder is this plan's to make."""
         return self.run_folder is not None and self.started_by is None
@@ -333,10 +340,8 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "monitor": plan.monitor,
         "values": {name: _json_value(value) for name, value in plan.values},
         "code": plan.code.document() if plan.code else None,
-        "details": dict(plan.details),
+        "details": dict(plan.details) | ({"calls": plan.calls} if plan.tools else {}),
         "steps": [step.document() for step in plan.steps],
-        "token": plan.token,
-        "tools": [{"path": str(tool.path), "lines": tool.num_lines} for tool in plan.tools],
     }
     if plan.members:
         document["members"] = [member.document() for member in plan.members]
@@ -353,7 +358,7 @@ def _json_value(value: Value) -> Any:
 
 def run_document(plan: Plan) -> dict[str, Any]:
     """The plan as its run keeps it, with what was typed for it."""
-    return plan_document(plan) | {"arguments": list(plan.arguments)}
+    return plan_document(plan) | {"arguments": list(plan.arguments), "token": plan.token}
 
 
 def to_json(document: dict[str, Any]) -> str:

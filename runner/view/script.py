@@ -11,7 +11,7 @@ _HEAD = """\
 #!/usr/bin/env bash
 # Plan {digest}: {title}
 # Does what `confirm={digest}` would do, without the runner. It has no guard: run it once.
-set -o pipefail; code=0 steps=
+code=0 steps=
 ended() { # NAME CODE: how a step went; the first failure is the script's exit code
   steps+="${steps:+, }{\\"name\\": \\"$1\\", \\"exit_code\\": $2, \\"seconds\\": $SECONDS}"
   [ "$code" != 0 ] || code=$2

@@ -119,7 +119,7 @@ def plan_text(plan: Plan, settings: Settings, paint: Paint) -> str:
     """The whole plan; its last lines say how to run it, unless that was said, and how to watch it."""
     lines = [plan_title(plan, paint), f"  machine   {_machine_text(plan)}"]
     lines += [f"  {label:<9} {value}" for label, value in plan.details]
-    lines += _tool_lines(plan)
+    lines += [f"  calls     {plan.calls}"] if plan.tools else []
     lines += [paint(f"  note      {note}", "yellow") for note in plan.notes]
     lines += _members_table(plan, paint)
     attempts = [step for step in plan.steps if step.attempt]
@@ -136,14 +136,6 @@ def plan_title(plan: Plan, paint: Paint) -> str:
     """`Plan p3f9a1c0b77de   train · phase12-… · run 0007-train`."""
     title = " · ".join(part for part in (plan.action, plan.phase, plan.run and f"run {plan.run}") if part)
     return f"{paint(f'Plan {plan.digest}', 'bold')}   {title}"
-
-
-def _tool_lines(plan: Plan) -> list[str]:
-    """The files of ours that the commands call: where they are, and the lines of each."""
-    if not plan.tools:
-        return []
-    each = [f"{Path(tool.name).name} ({tool.num_lines:,} lines)" for tool in plan.tools]
-    return [f"  calls     {' · '.join(each)}, in {Path(plan.tools[0].name).parent}/"]
 
 
 def _machine_text(plan: Plan) -> str:

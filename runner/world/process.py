@@ -66,7 +66,7 @@ class _Bash(Local):
         # flushed first: a child that inherits the terminal writes behind what we wrote
         self.screen.out.flush()
         self.process = self.started = subprocess.Popen(
-            [shell, "-o", "pipefail", "-c", command],
+            [shell, "-c", command],
             env=env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL if self.has_log else shown or self.screen.out,

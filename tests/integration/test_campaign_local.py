@@ -65,7 +65,7 @@ def checked(run: Path) -> tuple[int, int]:
     assert int((run / "exit_code").read_text()) == code_of(end)
     assert json.loads((run / "result.json").read_text())["exit_code"] == code_of(end)
     left = {path.name for path in run.iterdir()}
-    assert left == {"exit_code", "lock", "log", "pid", "plan.json", "result.json", "token"}
+    assert left == {"exit_code", "log", "pid", "plan.json", "result.json", "token"}
     return size, end
 
 

@@ -81,6 +81,7 @@ def test_a_run_folder_holds_the_plan_the_log_and_the_result(research_log: Lab, r
     run = folder / "runs" / "0001-train"
     kept = json.loads((run / "plan.json").read_text())
     typed = kept.pop("arguments")  # for doctor, to type the same again
+    assert kept.pop("token")  # by which its run is known
     assert kept | {"confirm": plan["confirm"]} == plan
     assert set(TRAIN) <= set(typed)
     assert json.loads((run / "result.json").read_text()) == result
