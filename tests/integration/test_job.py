@@ -86,7 +86,7 @@ def test_a_run_folder_holds_the_plan_the_log_and_the_result(research_log: Lab, r
     assert set(TRAIN) <= set(typed)
     assert json.loads((run / "result.json").read_text()) == result
     assert sorted(path.name for path in run.iterdir()) == [
-        *("exit_code", "log", "pid", "plan.json", "result.json")
+        *("exit_code", "log", "pid", "plan.json", "result.json", "token")
     ]
     assert result["log"] == str(run / "log")
     assert [step["name"] for step in result["steps"]] == [step["name"] for step in plan["steps"]]
