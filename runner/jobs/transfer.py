@@ -13,7 +13,7 @@ from runner.plan.command import Command, quote, sh
 from runner.plan.plan import HERE, Effect, Plan, Step, target_of
 from runner.plan.settings import Phase, Settings
 from runner.plan.tools import Tool
-from runner.research_log.code import GIT, Code, code_of
+from runner.research_log.code import Code, code_of
 from runner.world.world import Asking
 
 
@@ -127,7 +127,7 @@ def _far(remote: Remote, folder: str = "") -> str:
 def _git_list(folder: str, phase: Phase, gone: tuple[str, ...]) -> str:
     """git's own list of the folder, from within it, but for what runs made and what was removed by hand."""
     left_out = [_pathspec(name) for name in (*_product_names(phase), *gone)]
-    return sh(*GIT, "-C", folder, "ls-files", "-zco", "--exclude-standard", *left_out).text
+    return sh("git", "-C", folder, "ls-files", "-zco", "--exclude-standard", *left_out).text
 
 
 def _pathspec(name: str) -> str:

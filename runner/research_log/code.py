@@ -30,8 +30,8 @@ class Code:
 
 
 # What would lead git away from the folder that it is asked about.
-_ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR")
-GIT = ("env", *(word for name in _ELSEWHERE for word in ("-u", name)), "git")
+ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR")
+GIT = ("env", *(word for name in ELSEWHERE for word in ("-u", name)), "git")
 
 
 def _git(folder: Path, *words: str) -> Command:

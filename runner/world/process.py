@@ -13,6 +13,7 @@ from typing import Any
 from invoke.context import Context
 from invoke.runners import Local
 
+from runner.research_log.code import ELSEWHERE
 from runner.world.screen import Screen
 
 _POLITE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -63,6 +64,8 @@ class _Bash(Local):
             size = get_terminal_size()
             width = {"COLUMNS": str(size.columns), "LINES": str(size.lines)}
             env = {"TQDM_NCOLS": str(size.columns - 1), **env, **width}  # tqdm 4.70 reads its own name only
+        if not self.has_log:  # these would lead the git of our lines elsewhere; a job gets them as they are
+            env = {name: value for name, value in env.items() if name not in ELSEWHERE}
         # flushed first: a child that inherits the terminal writes behind what we wrote
         self.screen.out.flush()
         self.process = self.started = subprocess.Popen(

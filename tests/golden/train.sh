@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Plan p000000000000: train phase7-golden 0001-train
 # Does what `confirm=p000000000000` would do, without the runner. It has no guard: run it once.
+unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_COMMON_DIR
 code=0 steps=
 ended() { # NAME CODE: how a step went; the first failure is the script's exit code
   steps+="${steps:+, }{\"name\": \"$1\", \"exit_code\": $2, \"seconds\": $SECONDS}"
