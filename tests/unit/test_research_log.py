@@ -1,5 +1,6 @@
 """The research log: states and order over names in real use, run numbers, and what is code."""
 
+import io
 import os
 import re
 import shutil
@@ -12,10 +13,13 @@ import pytest
 from runner.config.freeze import load
 from runner.errors import CheckFailed
 from runner.jobs.transfer import sync
+from runner.plan.command import Command
+from runner.plan.plan import Step
 from runner.research_log.code import Code, ask_revision, code_of
 from runner.research_log.phases import phase_folders
 from runner.research_log.runs import next_run, run_names
 from runner.world.live import Live, answer, observe
+from runner.world.screen import Screen
 from runner.world.world import Result
 
 # What is in a phase's folder → its state. A trailing slash is a folder.
@@ -272,10 +276,11 @@ def test_a_caller_in_another_repository_is_not_led_there(
     monkeypatch.setenv(name, str(where.get(name, other / ".git")))
     assert code(repository) == before and len(before.files) == 2
     assert changed(repository) == ()
-    listed = re.search(r"&& (env .*? ls-files .*?) \|", sync_line(repository))
+    listed = re.search(r"&& (git -C .*? ls-files .*?) \|", sync_line(repository))
     assert listed
-    said = subprocess.run(["bash", "-c", listed[1]], cwd=repository, capture_output=True, check=True)
-    assert said.stdout.split(b"\0")[:-1] == [b"train.py", b"util.py"]
+    said = io.BytesIO()
+    Live().shell(Step("sync", Command(listed[1]).within(str(repository))), Screen(said))
+    assert said.getvalue().split(b"\0")[:-1] == [b"train.py", b"util.py"]
 
 
 def test_a_staged_rename_is_a_change(repository: Path) -> None:
