@@ -8,69 +8,13 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from traceback import print_exc
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from runner.verbs import VERBS
-
 if TYPE_CHECKING:
     from runner.errors import RunnerError
-
-
-_USAGE = """\
-Plans, runs and guards training and sampling, here or on rented GPUs.
-
-  python -m runner [key=value | group=choice]... [-m]
-
-Without confirm= a verb that changes, pays or destroys prints its plan and does nothing.
-
-Verbs (action=…)
-{verbs}
-
-Phases (phase=…)
-  {phases}
-
-Instances (instance=…)
-  {instances}
-
-Examples
-  python -m runner                                             which phase is current
-  python -m runner phase=phase11 action=train                  show the plan
-  python -m runner phase=phase11 action=train confirm=ask      show it, ask, run it
-  python -m runner -m phase=phase12 action=generate generation.n=1,8   a sweep
-
-Keys
-  batch_size=8 · generation=greedy · machine=NAME · output=text|json|script
-  confirm=false|ask|true|<digest of a plan>
-  every other key: python -m runner --cfg job
-
-Hydra's own flags
-  --multirun, -m · --cfg job · --info · --config-dir DIR · --hydra-help · --version
-"""
-
-
-def help_text(folders: tuple[Path, ...]) -> str:
-    """The page, with the choices that the folders of configuration hold now."""
-    rows = [(verb.name, verb.summary, verb.effect.value) for verb in VERBS]
-    rows.insert(1, ("<job>", "a job of the phase: train, generate, …", "change"))
-    name, summary = (max(len(row[column]) for row in rows) for column in (0, 1))
-    verbs = "\n".join(f"  {row[0]:<{name}}  {row[1]:<{summary}}  {row[2]}" for row in rows)
-    return _USAGE.format(
-        verbs=verbs,
-        phases=" · ".join(_stems(folders, "phase")) or "none yet",
-        instances=" · ".join(_stems(folders, "instance")),
-    )
-
-
-def _stems(folders: tuple[Path, ...], group: str) -> list[str]:
-    """The choices of a group."""
-    return sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
-
-
-CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
 def main() -> int:
@@ -82,17 +26,7 @@ def main() -> int:
     gc.disable()  # until the configuration is composed: it makes much and leaves no garbage, 7 % of a dry run
     atexit.register(gc.freeze)  # and at the end, when all memory is given back anyway, another 8 %
     arguments = sys.argv[1:]
-    if any(flag in arguments for flag in ("--help", "-h")):
-        print(help_text((CONF, *_config_dirs(arguments))), end="")
-        return 0
     return _guarded(arguments)
-
-
-def _config_dirs(arguments: list[str]) -> list[Path]:
-    """The folders behind --config-dir, for a help that imports no parser."""
-    flags = ("--config-dir", "-cd")
-    joined = [word.partition("=")[2] for word in arguments if word.startswith("--config-dir=")]
-    return [Path(d) for d in joined + [b for a, b in pairwise(arguments) if a in flags]]
 
 
 def _guarded(arguments: list[str]) -> int:
@@ -160,6 +94,14 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def _run(arguments: list[str]) -> int:
     """Everything between the arguments and the exit code."""
+    if any(flag in arguments for flag in ("--help", "-h")):
+        from runner.help import page
+
+        print(page(arguments), end="")
+        return 0
+    if "--version" in arguments:
+        print(_versions())
+        return 0
     from runner.hydra_flags import parse, serve
 
     flags = parse(arguments)
@@ -191,6 +133,19 @@ def _run(arguments: list[str]) -> int:
         raise
     finally:
         _tell_running(settings, transport.now())
+
+
+def _versions() -> str:
+    """Ours first, then Hydra's."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    import hydra
+
+    try:
+        ours = version("runner")
+    except PackageNotFoundError:
+        ours = "of a checkout that is not installed"
+    return f"runner {ours}\nHydra {hydra.__version__}"
 
 
 def _tell_running(settings: Any, now: float) -> None:
@@ -285,3 +240,8 @@ def _program() -> str:
 def _colourful(stream: Any) -> bool:
     """Whether colour would be seen: a terminal, and nobody who said NO_COLOR."""
     return bool(stream.isatty()) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+if __name__ == "__main__":
+    print("This file is a part. From the checkout, type: python -m runner", file=sys.stderr)
+    raise SystemExit(64)

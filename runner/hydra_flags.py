@@ -12,6 +12,13 @@ from runner.verbs import VERBS
 
 _SHOWING = ("hydra_help", "cfg", "info", "shell_completion")
 _UNSUPPORTED = ("config_path", "config_name", "experimental_rerun", "run")
+# What other programs call what is ours by another name.
+_SHOWN = "A plan is only shown until confirm= says so: leave {flag} out"
+_CONSENT = "To run what is shown: confirm=ask, or confirm=<the plan's digest>"
+_ELSEWHERE = {
+    **dict.fromkeys(("--dry-run", "--dryrun", "--plan", "-n"), _SHOWN),
+    **dict.fromkeys(("--yes", "-y", "--force", "-f", "--apply"), _CONSENT),
+}
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,8 @@ def _refuse(message: str, parser: ArgumentParser) -> NoReturn:
     hints = choices(wrong[0], known, "Flags")[:-1] if "unrecognized" in message and wrong else ()
     if wrong and (key := wrong[0].lstrip("-").partition("=")[0].replace("-", "_")) in keys_of(RunnerConf):
         hints = (f"Keys are typed without dashes: {key}=…",)
+    if wrong and (meant := _ELSEWHERE.get(wrong[0])):
+        hints = (meant.format(flag=wrong[0]),)
     raise UsageError(message, *hints, "See: python -m runner --help")
 
 

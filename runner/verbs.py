@@ -67,7 +67,7 @@ VERBS = (
         "discover", _READ, "the phases, their states, and what to type next", "research_log.discover:discover"
     ),
     Verb(
-        *("preflight", _CHANGE, "the phase's packages tried on this machine's CPU, thrown away"),
+        *("preflight", _CHANGE, "the phase's packages, tried on this machine's CPU"),
         *("environment.preflight:preflight", "environment.preflight:summary"),
     ),
     Verb("available", _READ, "instance types, their price, where they are free", "machines.launch:available"),
@@ -182,6 +182,8 @@ def _verbs_taking(key: str) -> list[str]:
 
 def _unknown_action(settings: Settings) -> UsageError:
     """What could have been meant."""
+    if settings.action == "help":
+        return UsageError("action=help: there is no such verb", f"Type: {settings.program} --help")
     verbs = [verb.name for verb in VERBS]
     if settings.phase is None:
         hints = choices(settings.action, verbs, "Verbs")

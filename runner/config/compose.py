@@ -110,7 +110,7 @@ def _escape_interpolation(text: str) -> str:
 def compose_config(typed: CommandLine, cwd: Path, config_dir: Path | None = None) -> DictConfig:
     """The composed configuration, typed values included. UsageError says which override is wrong."""
     folders = conf_folders(config_dir)
-    overrides = parsed(typed.overrides)
+    overrides = parsed(typed.overrides, folders)
     _check_single(overrides)
     _check_machine(dict(typed.raw).get("machine", ""))
     _check_choices(typed, folders, cwd)
@@ -151,7 +151,7 @@ def conf_folders(config_dir: Path | None) -> tuple[Path, ...]:
     return (CONF, config_dir) if config_dir else (CONF,)
 
 
-def parsed(overrides: Sequence[str]) -> list[Any]:
+def parsed(overrides: Sequence[str], folders: tuple[Path, ...] = (CONF,)) -> list[Any]:
     """The overrides by Hydra's grammar. UsageError for what it cannot read, with the form that it can."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -163,7 +163,9 @@ def parsed(overrides: Sequence[str]) -> list[Any]:
             (one,) = parser.parse_overrides([override])
             found.append(_kept_text(one, parser))
         except HydraException as error:
-            raise UsageError(f"Hydra's grammar cannot read {override!r}", *_quoted(override)) from error
+            raise UsageError(
+                f"Hydra's grammar cannot read {override!r}", *_quoted(override, folders)
+            ) from error
         if override.startswith("="):
             raise UsageError(f"{override!r} has no key", *_quoted(override))
     return found
@@ -218,24 +220,42 @@ def _check_delete(key: str) -> None:
         raise UsageError(f"~{key}: the runner needs this key", f"To give it another value: {key}=…")
 
 
-def _quoted(override: str) -> tuple[str, ...]:
+def _quoted(override: str, folders: tuple[Path, ...] = (CONF,)) -> tuple[str, ...]:
     """The hint with the form of this override that arrives as it was typed, if there is one."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
     key, equals, text = override.partition("=")
     if not equals or not key:
-        return (*_bare_word(override), "An argument is key=value; see: python -m runner --help")
+        return (*_bare_word(override, folders), "An argument is key=value; see: python -m runner --help")
     works = in_grammar(key, text)
     try:
         OverridesParser.create().parse_override(works)
     except HydraException:
         return (f"{key!r} cannot be a key; see: python -m runner --help",)
-    return (f"To give it exactly this text, type: {shlex.quote(works)}",)
+    return (
+        *_whole_line(override),
+        f"To give it exactly this text, type: {shlex.quote(works)}",
+    )
 
 
-def _bare_word(word: str) -> tuple[str, ...]:
-    """What somebody may have meant who typed a word alone: what to do, or the rest of a value."""
+def _whole_line(text: str) -> tuple[str, ...]:
+    """What to type, where a whole line stands in one pair of quotes."""
+    try:
+        words = shlex.split(text)
+    except ValueError:
+        return ()
+    if len(words) < 2 or not all(re.match(r"[+~]*[\w./]+=|-", word) for word in words):
+        return ()
+    return (f"If these are {len(words)} arguments, they stand in no quotes together: {shlex.join(words)}",)
+
+
+def _bare_word(word: str, folders: tuple[Path, ...]) -> tuple[str, ...]:
+    """What somebody may have meant who typed a word alone: a choice, what to do, or the rest of a value."""
+    if word in ("help", "version"):
+        return (f"Type: python -m runner --{word}",)
+    if group := next((group for group in GROUPS if word in group_choices(group, folders)), None):
+        return (f"Type: {group}={word}",)
     if not re.fullmatch(r"[A-Za-z][\w.-]*", word):
         return ()
     return (f"If this is what to do, type: action={word}", "A value with spaces stands in quotes: 'key=a b'")

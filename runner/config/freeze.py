@@ -74,6 +74,9 @@ def _frozen_job(name: str, plain: Mapping[str, Any]) -> Job:
         raise UsageError(f"{where}: a job's name is letters, digits, '_' and '-'")
     if not plain["entrypoint"]:
         raise UsageError(f"{where}.entrypoint is missing: the script to run, inside the phase's folder")
+    if dashed := next((key for key in plain["args"] if key.startswith("-")), None):
+        said = f"{where}.args.{dashed}: the dashes are put before it by the runner"
+        raise UsageError(said, f"Write it without: {dashed.lstrip('-')}:")
     fold = (plain["fold"] or {}).get("load_key")
     return Job(
         name=name,

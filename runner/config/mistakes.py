@@ -106,9 +106,31 @@ def _root_of(text: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = min(mark.line + 1, len(text.splitlines())) if mark else 1
-        raise _YamlMistake(line, f"this is no YAML: {error.problem}") from error
+        raise _YamlMistake(line, f"this is no YAML: {_in_plain_words(error.problem or '')}") from error
     except yaml.YAMLError as error:
         raise _YamlMistake(1, f"this is no YAML: {error}") from error
+
+
+# What PyYAML says → what is the matter.
+_PLAIN = {
+    r"found character '.t' that cannot start": "a tab stands here, and YAML indents with spaces only",
+    r"found character (\S+) that cannot start": "a word that begins with {} has to stand in quotes",
+    r"mapping values are not allowed": "either this line is indented more than the one it belongs beside,"
+    " or a text that holds ': ' has no quotes",
+    r"expected <block end>": "this line is indented less or more than the lines that it stands among",
+    r"could not find expected ':'": "a key without its colon: `key: value`",
+    r"expected ',' or '([]}])'": "the list or mapping that was begun is not closed: {} is missing",
+    r"found unexpected end of stream|found unexpected document": "a quote that was opened is not closed",
+    r"found undefined alias": "*name points to no &name; a text that begins with * has to stand in quotes",
+}
+
+
+def _in_plain_words(problem: str) -> str:
+    """PyYAML's complaint as somebody who mends it would say it."""
+    for pattern, words in _PLAIN.items():
+        if match := re.search(pattern, problem):
+            return words.format(*match.groups())
+    return problem
 
 
 def _says_global(text: str) -> bool:
@@ -404,7 +426,28 @@ def unknown_choice(
         return UsageError(f"{group}=null: the name of one is wanted", *leave, *choices("", known, "Choices"))
     if group == "phase" and (error := _folder_meant(choice, known, folders, research_log)):
         return error
-    return UsageError(f"{group}={choice}: there is no such {group}", *choices(choice, known, "Choices"))
+    hints = (*_other_ending(group, choice, folders), *choices(choice, known, "Choices"))
+    if len(hints) == 1 and (near := _with_part(choice, known)):
+        hints = (f"Did you mean {' or '.join(near)}?", *hints)
+    return UsageError(f"{group}={choice}: there is no such {group}", *hints)
+
+
+def _with_part(part: str, known: list[str]) -> list[str]:
+    """The names of which this is a part between underscores, `a10` of gpu_1x_a10; else those that hold it."""
+    whole = [name for name in known if part.lower() in re.split("[_-]", name.lower())]
+    return whole or [name for name in known if len(part) > 1 and part.lower() in name.lower()]
+
+
+def _other_ending(group: str, choice: str, folders: tuple[Path, ...]) -> tuple[str, ...]:
+    """A file that would be the choice, if its name ended otherwise."""
+    files = [folder / group / f"{choice}.yml" for folder in folders]
+    return tuple(f"{unread(file)}" for file in files if file.is_file())
+
+
+def unread(file: Path) -> str:
+    """Why a file of configuration is not seen."""
+    shown = file.relative_to(CHECKOUT) if file.is_relative_to(CHECKOUT) else file
+    return f"{shown} is not read: rename it to {file.stem}.yaml"
 
 
 def _folder_meant(

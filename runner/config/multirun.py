@@ -198,7 +198,7 @@ class _Composer:
 
 def _found(typed: CommandLine, cwd: Path, config_dir: Path | None) -> list[tuple[tuple[str, ...], _Made]]:
     """All members. UsageError for what is wrong with any."""
-    overrides = parsed(typed.overrides)
+    overrides = parsed(typed.overrides, conf_folders(config_dir))
     _refuse_verbatim(typed)
     axes = _axes_of(overrides, conf_folders(config_dir))
     found = list(_Composer(typed, axes, cwd, config_dir).members())

@@ -1,6 +1,7 @@
-"""What may be typed short: `args.lr=3` for an argument of the job, `phase=15` for the file phase15.yaml."""
+"""What may be typed short: `args.lr=3` for an argument of the job, `phase=15` for phase15.yaml."""
 
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +15,22 @@ _NUMBER = re.compile(r"phase=(\d+(?:\.\d+)?)")
 
 def in_full(arguments: Sequence[str], folders: tuple[Path, ...]) -> list[str]:
     """The overrides as Hydra composes them. UsageError for `args.` without the job that they are of."""
+    _refuse_spaces(arguments)
     action = _action_of(arguments)
     return [_argument_of(word, action) for word in with_phase_file(arguments, folders)]
+
+
+def _refuse_spaces(arguments: Sequence[str]) -> None:
+    """UsageError for `phase = phase15`, which a shell makes three words of."""
+    for at in range(len(arguments) - 1):
+        first, second, *third = arguments[at : at + 3]
+        ends = first.endswith("=") and not re.match("-|.*=", second)
+        begins = "=" not in first and not first.startswith("-") and second.startswith("=")
+        if not ends and not begins:
+            continue
+        words = [first, second, *third] if second == "=" else [first, second]
+        typed = " ".join(words)
+        raise UsageError(f"{typed}: no spaces around =", f"Type: {shlex.quote(''.join(words))}")
 
 
 def with_phase_file(arguments: Sequence[str], folders: tuple[Path, ...]) -> list[str]:

@@ -84,11 +84,12 @@ def _declared_jobs(folders: tuple[Path, ...]) -> dict[str, tuple[str, tuple[str,
 
 def _broken_files(settings: Settings) -> tuple[str, ...]:
     """What is wrong with phase files, a line each: their phases have no jobs until it is mended."""
-    from runner.config.mistakes import problem_in
+    from runner.config.mistakes import problem_in, unread
 
     folders, cwd = settings.paths.conf, settings.paths.cwd
     found = (problem_in(file, "phase", folders, cwd) for _, file in phase_files(folders))
-    return tuple(problem.message for problem in found if problem)
+    other = (file for folder in folders for file in sorted((folder / "phase").glob("*.yml")))
+    return (*(problem.message for problem in found if problem), *map(unread, other))
 
 
 def _what_next(current: DiscoveredPhase | None, taken: set[str], settings: Settings) -> str:

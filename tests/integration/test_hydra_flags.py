@@ -1,5 +1,6 @@
 """Hydra's own flags behave as Hydra's users know them, with our phases and with values as typed."""
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -101,13 +102,21 @@ def test_the_console_script_does_the_same(
         text=True,
         check=True,
     )
-    assert done.stdout == runner(*words).stdout
+    ours, module = json.loads(done.stdout), runner(*words).plan
+    assert ours.pop("confirm") == ["runner", *module.pop("confirm")[3:]]  # what each calls itself
+    assert ours == module
 
 
 def said(*words: str, home: Path) -> str:
     """What a program says on stdout."""
     env = runner_env(home)
     return subprocess.run(words, env=env, cwd=home, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+def test_the_version_is_ours_and_then_hydras(runner: Runner) -> None:
+    done = runner("--version")
+    assert done.exit_code == 0, done
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["runner", "Hydra"]
 
 
 def test_help_is_ours_and_imports_nothing_heavy(runner: Runner, home: Path) -> None:

@@ -68,6 +68,20 @@ MISTAKES = {
     "phase.jobs.train.entrypoint=../train.py": ("'../train.py'", "inside the phase's folder"),
     "phase.jobs.train.entrypoint=/bin/sh": ("inside the phase's folder",),
     "phase.jobs.train.entrypoint=null": ("entrypoint is missing",),
+    "help": ("Type: python -m runner --help",),
+    "phase1": ("'phase1'", "Type: phase=phase1"),
+    "a b": ("cannot read 'a b'", "An argument is key=value"),
+    "machine = x": ("machine = x: no spaces around =", "Type: machine=x"),
+    "machine= x": ("machine= x: no spaces around =", "Type: machine=x"),
+    "machine =x": ("machine =x: no spaces around =", "Type: machine=x"),
+    "phase=phase1 action=train": (
+        "cannot read",
+        "these are 2 arguments, they stand in no quotes together: phase=phase1 action=train",
+    ),
+    "--dry-run": ("A plan is only shown", "leave --dry-run out"),
+    "--yes": ("To run what is shown: confirm=ask",),
+    "instance=a10": ("instance=a10", "Did you mean gpu_1x_a10?"),
+    "instance=a100": ("Did you mean gpu_1x_a100_sxm4 or gpu_8x_a100?",),
     "args.tetx=3": ("args.tetx: there is no such key", "Did you mean args.text?", "+args.tetx="),
     "args.zzz=3": ("the job train has no argument zzz", "Arguments of train: text, ckpt", "+args.zzz="),
     "text=3": ("text is an argument of the job; type: args.text=3",),
@@ -128,7 +142,8 @@ MISTAKES = {
 @pytest.mark.parametrize("typed", MISTAKES)
 def test_a_mistake_gets_one_message_that_helps(typed: str, research_log: Lab, runner_here: Runner) -> None:
     research_log.add_phase(args={"text": "x", "ckpt": "x"}, batch_size=2)
-    done = runner_here("phase=phase1", "action=train", *research_log.args, typed)
+    typed_words = typed.split(" ") if re.search(" =|= ", typed) else [typed]
+    done = runner_here("phase=phase1", "action=train", *research_log.args, *typed_words)
     assert done.exit_code == 64, done
     for words in MISTAKES[typed]:
         assert words in done.stderr, done
@@ -201,7 +216,24 @@ YAML_MISTAKES: dict[str, tuple[str, tuple[str, ...]]] = {
         ("phase1.yaml:2: phase.jobs.train: it must be a section with the keys entrypoint",),
     ),
     "jobs as a list": ("phase: {name: phase1-test, jobs: [train]}", ("phase1.yaml:2: phase.jobs: it must",)),
-    "a tab": ("phase:\n\tname: phase1-test", ("phase1.yaml:3: this is no YAML",)),
+    "a tab": (
+        "phase:\n\tname: phase1-test",
+        ("phase1.yaml:3: this is no YAML: a tab stands here, and YAML indents with spaces only",),
+    ),
+    "a line too far left": (
+        "phase:\n    name: phase1-test\n  deps: []",
+        ("phase1.yaml:4: this is no YAML: this line is indented less or more",),
+    ),
+    "a line too far right": (
+        "phase:\n  name: phase1-test\n    deps: []",
+        ("phase1.yaml:4: this is no YAML: either this line is indented more",),
+    ),
+    "no colon": ("phase:\n  name phase1-test\n  deps: []", ("this is no YAML:",)),
+    "a list without its end": ("phase:\n  deps: [a\n  jobs: {}\n", ("] is missing",)),
+    "dashes before an argument": (
+        "phase: {name: phase1-test, jobs: {train: {entrypoint: train.py, args: {--lr: 3}}}}",
+        ("phase.jobs.train.args.--lr: the dashes", "Write it without: lr:"),
+    ),
     "a byte that is no text": ("phase: {name: \udcff}", ("phase1.yaml:1: the file cannot be read",)),
     "an alias in itself": (
         "phase: &a {name: x, jobs: {train: {entrypoint: a, args: &b {c: *b}}}}",
@@ -507,6 +539,15 @@ def test_a_number_is_the_phase_of_that_number(choice: str, research_log: Lab, ru
     assert f"phase={choice} action=train" in done.stdout
 
 
+def test_a_file_with_another_ending_is_told(research_log: Lab, runner_here: Runner) -> None:
+    research_log.add_phase()
+    (research_log.conf / "phase/phase2.yml").write_text("# @package _global_\nphase: {name: phase2-x}\n")
+    told = "conf/phase/phase2.yml is not read: rename it to phase2.yaml"
+    assert told in runner_here(*research_log.args).stderr
+    done = runner_here("phase=phase2", *research_log.args)
+    assert (done.exit_code, told in done.stderr) == (64, True), done
+
+
 def test_several_machines_are_no_machine_of_that_name(research_log: Lab, runner_here: Runner) -> None:
     research_log.add_phase(args={"x": 1})
     typed = ("phase=phase1", "action=train", "instance=gpu_1x_a10", "machine=a,b", *research_log.args)
@@ -536,6 +577,19 @@ def test_a_python_that_nobody_set_up_is_told_how(home: Path) -> None:
     assert done.returncode == 64, done
     assert "make demo" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_part_of_the_program_says_how_to_start_it(home: Path) -> None:
+    file = CHECKOUT / "runner/cli.py"
+    done = subprocess.run(
+        ["python3", file], cwd=home, env=runner_env(home), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, "python -m runner" in done.stderr, done.stdout) == (64, True, ""), done
+
+
+def test_help_is_no_verb_but_a_flag(runner_here: Runner) -> None:
+    done = runner_here("action=help")
+    assert (done.exit_code, "--help" in done.stderr) == (64, True), done
 
 
 def test_a_job_without_a_phase_says_what_is_missing(runner_here: Runner) -> None:

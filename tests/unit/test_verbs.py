@@ -4,7 +4,7 @@ from importlib import import_module
 
 import pytest
 
-from runner.cli import CONF, help_text
+from runner.help import CONF, help_text
 from runner.hydra_flags import actions_to_complete
 from runner.machines.guard import Guard, unmatched
 from runner.machines.probe import HeldRun, MachineContents, RemoteFile
@@ -126,7 +126,50 @@ def test_a_word_of_discard_that_matches_nothing_is_told() -> None:
     assert unmatched(("0001-trian",), None, Guard()) == ()
 
 
+def test_the_help_of_a_verb_is_of_it_alone(runner_here: Runner) -> None:
+    for verb in VERBS:
+        done = runner_here(f"action={verb.name}", "--help")
+        assert done.exit_code == 0, done
+        assert done.stdout.startswith(f"action={verb.name} ({verb.effect.value}): {verb.summary}\n")
+        assert max(map(len, done.stdout.splitlines())) <= 80
+        assert "Phases (phase=…)" not in done.stdout
+        for key in (*verb.keys, *(("confirm",) if verb.effect is not Effect.READ else ())):
+            assert any(
+                line.split()[:1] == [key] and len(line.split()) > 1 for line in done.stdout.splitlines()
+            )
+        assert done.stdout.rpartition("Example\n")[2].startswith("  python -m runner ")
+
+
+def test_the_help_of_a_job_has_its_arguments_with_their_values(
+    research_log: Lab, runner_here: Runner
+) -> None:
+    research_log.add_phase(args={"model": "nano", "batch_size": "${batch_size}", "x": None}, batch_size=8)
+    done = runner_here("--help", "phase=phase1", "action=train", *research_log.args)
+    assert done.exit_code == 0, done
+    rows = [line.split() for line in done.stdout.splitlines()]
+    for row in (["model", "nano"], ["batch_size", "8"], ["x", "(left", "out)"]):
+        assert row in rows
+    assert "phase=phase1 action=train args.model=nano" in done.stdout
+    assert "discover" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("action=trian", "--help"), "Did you mean train?"),
+        (("action=trian", "phase=phase1", "--help"), "Did you mean train?"),
+    ],
+)
+def test_the_help_of_nothing_says_what_there_is(
+    words: tuple[str, ...], expected: str, research_log: Lab, runner_here: Runner
+) -> None:
+    research_log.add_phase()
+    done = runner_here(*words, *research_log.args)
+    assert done.exit_code == 64, done
+    assert expected in done.stderr or "jobs need a phase" in done.stderr
+
+
 def test_the_help_fits_a_terminal_and_shows_examples() -> None:
     text = help_text((CONF,))
-    assert max(map(len, text.splitlines())) <= 100
+    assert max(map(len, text.splitlines())) <= 80
     assert text.count("  python -m runner") >= 4
