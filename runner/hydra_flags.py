@@ -78,6 +78,15 @@ def actions_to_complete(line: str) -> list[str]:
     ]
 
 
+def _with_phase_files(line: str) -> str:
+    """The line with `phase=15` as that file is called; its last word is still being typed."""
+    from runner.config.schema import CONF
+    from runner.config.short import with_phase_file
+
+    *words, last = line.split(" ")
+    return " ".join([*with_phase_file(words, (CONF,)), last])
+
+
 def _refuse(message: str, parser: ArgumentParser) -> NoReturn:
     """argparse's complaint as ours, with the near matches of an unknown flag."""
     from runner.config.schema import RunnerConf, keys_of
@@ -96,6 +105,8 @@ def serve(flags: Flags, arguments: list[str]) -> int:
     """Let Hydra show its help, the composed configuration, its information or a completion."""
     import hydra
 
+    if flags.shell_query:
+        os.environ["COMP_LINE"] = _with_phase_files(os.environ.get("COMP_LINE", ""))
     if flags.shell_query and (actions := actions_to_complete(os.environ.get("COMP_LINE", ""))):
         print("\n".join(actions) if flags.shell_query == "fish" else " ".join(actions))
         return 0

@@ -71,6 +71,8 @@ def test_a_mistake_beside_a_flag_gets_the_same_message(
         ("runner phase=phase11 batch", {"batch_size="}),
         ("runner instance=gpu_1x_a10", {"instance=gpu_1x_a10", "instance=gpu_1x_a100_sxm4"}),
         ("runner phase=phase11 phase.jobs.train.args.l", {"phase.jobs.train.args.lr="}),
+        ("runner phase=11 action=tr", {"action=train"}),
+        ("runner phase=11 phase.jobs.train.args.l", {"phase.jobs.train.args.lr="}),
         ("runner phase=phase12 action=", {"action=generate", "action=mutate", "action=terminate"}),
     ],
 )

@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config import fast_compose
 from runner.config.compose import parsed
-from runner.config.fast_compose import compose_by_hydra, compose_fast, composed, searched_first
+from runner.config.fast_compose import compose_by_hydra, compose_fast, composed, searched_first, yaml_mapping
 from runner.config.freeze import load
 from runner.errors import UsageError
 from tests.support import Lab
@@ -76,3 +78,25 @@ def test_an_inside_of_hydras_that_changed_is_done_without(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(fast_compose, "compose_fast", changed)
     assert composed(parsed(["phase=phase12"])).config == compose_by_hydra(["phase=phase12"])
+
+
+WORDS = (
+    *("1e3", "1_000", "010", "0x1f", "12:30:00", "12e4567", ".inf", "yes", "No", "~", "null", "2026-11-24"),
+    *("3.10", "[a, 1]", "{a: no}", "'x'", '"\\u674e"', "!!str 010", "${phase}", "x # y", "-1"),
+)
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_file_is_read_as_omegaconf_reads_it(word: str) -> None:
+    text = f"a: {word}\nb:\n  - {word}\n"
+    assert repr(yaml_mapping(text)) == repr(OmegaConf.create(text))
+
+
+@given(st.dictionaries(st.text("abc"), st.text("0123456789_.:eExo+-infayes", max_size=8)))
+def test_any_plain_word_is_read_as_omegaconf_reads_it(words: dict[str, str]) -> None:
+    text = "".join(f"k{name}: {word}\n" for name, word in words.items()) or "{}"
+    try:
+        expected = OmegaConf.create(text)
+    except Exception:
+        return
+    assert repr(yaml_mapping(text)) == repr(expected)
