@@ -7,7 +7,7 @@ from typing import Any
 
 from runner.errors import UsageError, choices
 from runner.plan.fold import SweptJob
-from runner.plan.next_command import OF_ONE_VERB, key_of, overview_line
+from runner.plan.next_command import OF_ONE_VERB, key_of, line_of, overview_line
 from runner.plan.plan import Effect, Plan
 from runner.plan.settings import Settings
 from runner.world.world import Asking
@@ -183,7 +183,7 @@ def _verbs_taking(key: str) -> list[str]:
 def _unknown_action(settings: Settings) -> UsageError:
     """What could have been meant."""
     if settings.action == "help":
-        return UsageError("action=help: there is no such verb", f"Type: {settings.program} --help")
+        return UsageError("action=help: there is no such verb", f"Type: {line_of(settings, '--help')}")
     verbs = [verb.name for verb in VERBS]
     if settings.phase is None:
         hints = choices(settings.action, verbs, "Verbs")
