@@ -59,6 +59,8 @@ SSH_OPTIONS = (
 # Variables that would change which environment or Python uv means, or give away what pays for machines.
 NOT_FOR_JOBS = (
     *("LAMBDA_API_KEY", "VIRTUAL_ENV", "PYTHONHOME", "UV_SYSTEM_PYTHON", "UV_PYTHON", "UV_TARGET"),
+    # by these bash takes a job for a login over ssh, and reads a start-up file that may talk
+    *("SSH_CLIENT", "SSH2_CLIENT", "SSH_CONNECTION", "SSH_TTY"),
     *("UV_PREFIX", "UV_PROJECT_ENVIRONMENT", "UV_PROJECT", "UV_BREAK_SYSTEM_PACKAGES"),
 )
 
@@ -2266,6 +2268,8 @@ if __name__ == "__main__":
         sys.exit(main(globals().get("ARGV") or sys.argv[1:]))
     except BrokenPipeError:
         sys.exit(141)
+    except KeyboardInterrupt:
+        sys.exit(130)  # whoever pressed Ctrl-C knows why
     except FileNotFoundError as missing:
         if missing.filename != "ssh":
             raise
