@@ -31,13 +31,12 @@ class Code:
 
 # What would lead git away from the folder that it is asked about.
 ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR")
-GIT = ("env", *(word for name in ELSEWHERE for word in ("-u", name)), "git")
 
 
 def _git(folder: Path, *words: str) -> Command:
     """What git is asked of a folder; it answers in English, and writes nothing."""
     plain = ("--no-optional-locks", "--literal-pathspecs")
-    return sh(*GIT[:-1], "LC_ALL=C", "git", "-C", folder, *plain, *words)
+    return sh("git", "-C", folder, *plain, *words)
 
 
 def code_of(root: Path, phase: str, artifacts: tuple[str, ...]) -> Fact[Code]:

@@ -1,5 +1,6 @@
 """The one door to the world: shell commands, HTTP requests and the clock."""
 
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any, Protocol, TextIO, TypeVar
 from runner.errors import Bug, RunnerError
 from runner.plan.command import Command
 from runner.plan.plan import Request, Step, WriteFile
+from runner.research_log.code import ELSEWHERE
 from runner.world.screen import Screen
 from runner.world.world import Account, Asking, Fact, Pause, Question, Record, Result
 
@@ -69,7 +71,8 @@ class Live:
         words = list(command.argv) or ["/bin/bash", "-c", command.text]
         started = self.now()
         try:
-            done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+            env = _for_git() if words[0] == "git" else None
+            done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, check=False, env=env)
         except FileNotFoundError as error:
             return Result(127, stderr=str(error).encode(), started_at=started)
         code = done.returncode if done.returncode >= 0 else 128 - done.returncode
@@ -148,6 +151,12 @@ class Live:
     def now(self) -> float:
         """Seconds since the epoch."""
         return time.time()
+
+
+def _for_git() -> dict[str, str]:
+    """The variables with which git answers of the repository that is meant, in words that can be read."""
+    kept = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
+    return kept | {"LC_ALL": "C"}
 
 
 class Progress:
