@@ -734,7 +734,7 @@ def log(args: argparse.Namespace) -> int:
             continue
         if is_over:
             break
-        if time.time() - told_at > 10:
+        if time.time() - told_at > 1:
             answer.part(b"h", b"")  # whoever is gone is noticed by writing to them
             told_at = time.time()
         time.sleep(0.05)
