@@ -671,7 +671,10 @@ def holders(path: str) -> "list[int]":
     if not os.path.isdir("/proc/self/fd"):
         listed = subprocess.run(["lsof", "-t", path], stdout=subprocess.PIPE, check=False)
         return [int(word) for word in listed.stdout.split()]
-    return [pid for pid, _ in openers({file_id(path)})]
+    try:
+        return [pid for pid, _ in openers({file_id(path)})]
+    except OSError:
+        return []  # it is gone: the run is over
 
 
 def file_id(path: str) -> "tuple[int, int]":
